@@ -1,0 +1,1 @@
+"""Report: the typed result, and one module per output format."""

@@ -1,0 +1,1 @@
+"""Snapshot: config + tensor headers of a repo at one commit, and how headers are parsed."""
