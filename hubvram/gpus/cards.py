@@ -80,9 +80,36 @@ CARDS: tuple[Card, ...] = (
     Card("RTX 3090 24GB", 24, 24576, "8.6", "Ampere", SMI, ("RTX 3090", "3090"), guide=True),
     Card("RTX 4090 24GB", 24, 24564, "8.9", "Ada", SMI, ("RTX 4090", "4090"), guide=True),
     Card("A6000 48GB", 48, 49140, "8.6", "Ampere", SMI_ECC_OFF, ("RTX A6000", "A6000"), guide=True),
-    Card("A100 40GB", 40, 40960, "8.0", "Ampere", SMI_ECC_ON, ("A100-40GB", "A100 SXM4 40GB", "A100 PCIe 40GB"), guide=True),
-    Card("A100 80GB", 80, 81920, "8.0", "Ampere", SMI_ECC_ON, ("A100-80GB", "A100 SXM4 80GB", "A100 80GB PCIe"), guide=True),
-    Card("H100 80GB", 80, 81559, "9.0", "Hopper", SMI_ECC_ON, ("H100", "H100 SXM", "H100 PCIe", "H100 80GB HBM3", "H800"), guide=True),
+    Card(
+        "A100 40GB",
+        40,
+        40960,
+        "8.0",
+        "Ampere",
+        SMI_ECC_ON,
+        ("A100-40GB", "A100 SXM4 40GB", "A100 PCIe 40GB"),
+        guide=True,
+    ),
+    Card(
+        "A100 80GB",
+        80,
+        81920,
+        "8.0",
+        "Ampere",
+        SMI_ECC_ON,
+        ("A100-80GB", "A100 SXM4 80GB", "A100 80GB PCIe"),
+        guide=True,
+    ),
+    Card(
+        "H100 80GB",
+        80,
+        81559,
+        "9.0",
+        "Hopper",
+        SMI_ECC_ON,
+        ("H100", "H100 SXM", "H100 PCIe", "H100 80GB HBM3", "H800"),
+        guide=True,
+    ),
     # Others that people fine-tune on.
     Card("RTX 2080 Ti 11GB", 11, 11264, "7.5", "Turing", SMI, ("RTX 2080 Ti", "2080 Ti")),
     Card("GTX 1080 Ti 11GB", 11, 11264, "6.1", "Pascal", SMI, ("GTX 1080 Ti", "1080 Ti")),
@@ -111,4 +138,7 @@ CARDS: tuple[Card, ...] = (
     Card("H200 141GB", 141, 143771, "9.0", "Hopper", SMI_ECC_ON, ("H200", "H200 NVL")),
     Card("B200 180GB", 180, 183359, "10.0", "Blackwell", SMI_ECC_ON, ("B200",)),
 )
-"""The registry, in each size the older or cheaper card first. To add a card, add a record; `tests/cli/test_gpus.py` checks them all."""
+"""The registry, in each size the older or cheaper card first.
+
+To add a card, add a record; `tests/cli/test_gpus.py` checks them all.
+"""
