@@ -1,0 +1,1 @@
+"""Where snapshots come from: the Hub and local folders."""

@@ -1,0 +1,74 @@
+"""What every test gets: no way off this machine, and a clean environment."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FIXTURES = ROOT / "fixtures" / "models"
+sys.path.insert(0, str(ROOT / "tests" / "hub"))  # fakehub.py: test folders are no packages
+
+_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+_CLEARED = ("HF_", "HUGGING", "TRANSFORMERS_", "HUBVRAM_", "NO_COLOR", "FORCE_COLOR", "CLICOLOR")
+_PROXIES = {"http_proxy", "https_proxy", "all_proxy", "no_proxy", "ftp_proxy"}
+
+
+class NetworkForbiddenError(AssertionError):
+    """A test tried to leave this machine."""
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any connection but to loopback fails the test, whatever library makes it."""
+
+    def guard(address: Any) -> None:
+        host = address[0] if isinstance(address, tuple) else None
+        if host is not None and str(host) not in _LOOPBACK:
+            raise NetworkForbiddenError(f"connection to {address!r}")
+
+    real_connect, real_connect_ex, real_lookup = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
+
+    def connect(self: socket.socket, address: Any) -> None:
+        guard(address)
+        real_connect(self, address)
+
+    def connect_ex(self: socket.socket, address: Any) -> int:
+        guard(address)
+        return real_connect_ex(self, address)
+
+    def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
+        name = host.decode() if isinstance(host, bytes) else host
+        # Names under .invalid cannot exist: the tests of "no such host" use them.
+        if name is not None and name not in _LOOPBACK:
+            if name.endswith(".invalid"):
+                raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+            raise NetworkForbiddenError(f"look-up of {name!r}")
+        return real_lookup(host, *args, **kwargs)
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    monkeypatch.setattr(socket.socket, "connect_ex", connect_ex)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No token, endpoint, proxy or cache of the machine reaches a test."""
+    for name in list(os.environ):
+        if name.upper().startswith(_CLEARED) or name.lower() in _PROXIES:
+            monkeypatch.delenv(name)
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / ".cache"))
+    monkeypatch.setenv("HF_HOME", str(home / "hf"))
+
+
+@pytest.fixture
+def fixtures_dir() -> Path:
+    """The repo's own copies of real headers: ``<org>/<name>/``."""
+    return FIXTURES
