@@ -1,0 +1,1 @@
+"""Migrations of the cache, shipped in the wheel as ``hubvram.migrations`` and applied on open."""
