@@ -1,0 +1,1 @@
+"""The command line. Commands parse and print; what they do is in `hubvram.api`."""

@@ -1,0 +1,1 @@
+"""One module per command. Each exports its click command under the command's own name."""
