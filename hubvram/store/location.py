@@ -22,7 +22,7 @@ def default_path(environ: Mapping[str, str] | None = None) -> Path:
     env = os.environ if environ is None else environ
     xdg = env.get("XDG_CACHE_HOME", "")
     # The XDG specification tells programs to ignore relative paths here.
-    if xdg and os.path.isabs(xdg):
+    if xdg and Path(xdg).is_absolute():
         return Path(xdg) / "hubvram" / FILE_NAME
     import platformdirs
 
@@ -41,7 +41,8 @@ def location(db: str | os.PathLike[str] | None = None, environ: Mapping[str, str
         return str(default_path(env))
     if "://" in given:
         return given
-    return os.path.abspath(os.path.expanduser(given))
+    # Not Path.expanduser, which fails where there is no home folder.
+    return str(Path(os.path.expanduser(given)).absolute())  # noqa: PTH111
 
 
 def masked(where: str) -> str:

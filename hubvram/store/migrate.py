@@ -61,6 +61,11 @@ def needs_migration(connection: Connection, where: str) -> bool:
     return True
 
 
+def is_older(version: str) -> bool:
+    """Whether a schema version is one that migrations would raise."""
+    return _number(version) < _number(HEAD)
+
+
 def upgrade(engine: Engine, where: str) -> None:
     """Run all pending migrations in one transaction, unless another process has done so meanwhile."""
     with sqlite.migration_lock(engine) as connection:

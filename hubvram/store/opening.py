@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +21,7 @@ def parse_url(where: str) -> URL:
         StoreError: if it is no URL, or names a database that is not supported.
     """
     if "://" not in where:
-        return URL.create("sqlite", database=os.path.abspath(where))
+        return URL.create("sqlite", database=str(Path(where).absolute()))
     try:
         url = make_url(where)
     except (ArgumentError, ValueError):

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import cast
 from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, StaticPool, Table, create_engine, event
@@ -196,8 +196,7 @@ def migration_lock(engine: Engine) -> Iterator[Connection]:
     """A connection inside one exclusive transaction, foreign keys unchecked until its end."""
     with engine.connect().execution_options(**{WRITE_OPTION: True}) as connection:
         # Inside a transaction this pragma does nothing, so it is sent to the driver before BEGIN.
-        raw = connection.connection.driver_connection
-        assert isinstance(raw, sqlite3.Connection)
+        raw = cast("sqlite3.Connection", connection.connection.driver_connection)
         raw.execute("PRAGMA foreign_keys=OFF")
         try:
             with connection.begin():
@@ -224,6 +223,22 @@ def integrity_problems(connection: Connection) -> list[str]:
     """What SQLite's own check finds, a line each; empty when the file is sound."""
     rows = connection.exec_driver_sql("PRAGMA integrity_check").all()
     return [str(r[0]) for r in rows if r[0] != "ok"]
+
+
+def view_names(connection: Connection) -> list[str]:
+    """All views of the database, in order of name."""
+    rows = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'view' ORDER BY name")
+    return [str(r[0]) for r in rows]
+
+
+def view_columns(connection: Connection) -> list[str]:
+    """The column names of all views, each once."""
+    found: dict[str, None] = {}
+    for name in view_names(connection):
+        quoted = name.replace('"', '""')
+        for row in connection.exec_driver_sql(f'PRAGMA table_info("{quoted}")'):
+            found[str(row[1])] = None
+    return list(found)
 
 
 def size_bytes(url: URL) -> int:

@@ -36,6 +36,8 @@ from hubvram.store import schema as s
 from hubvram.store.location import location
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from hubvram.estimator import Description
     from hubvram.store.maintenance import Pruned, StoreStats
 
@@ -116,7 +118,7 @@ class Store:
         # SQLite has one writer at a time; threads queue here and not in its busy loop.
         self._writer = threading.Lock()
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -145,9 +147,13 @@ class Store:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A connection in one write transaction, committed at the end and rolled back on any exception."""
-        with self._writer, opening.store_errors(self.where), self.engine.connect() as connection:
-            with connection.execution_options(**{sqlite.WRITE_OPTION: True}).begin():
-                yield connection
+        with (
+            self._writer,
+            opening.store_errors(self.where),
+            self.engine.connect() as connection,
+            connection.execution_options(**{sqlite.WRITE_OPTION: True}).begin(),
+        ):
+            yield connection
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -303,8 +309,9 @@ class Store:
             StoreError: for a folder, which has no commit, and if writing fails.
         """
         key = _key_for(snapshot)
+        prepared = writing.prepare_model(snapshot, description, key, asked_repo_id)
         with self.writing() as connection:
-            model_id = writing.put_model(connection, snapshot, description, key, asked_repo_id, self.timestamp())
+            model_id = writing.put_model(connection, prepared, self.timestamp())
             writing.put_estimates(
                 connection,
                 model_id,
@@ -323,8 +330,9 @@ class Store:
     ) -> ModelKey:
         """Keep a repo without estimates; arguments as in `save_report`."""
         key = _key_for(snapshot)
+        prepared = writing.prepare_model(snapshot, description, key, asked_repo_id)
         with self.writing() as connection:
-            writing.put_model(connection, snapshot, description, key, asked_repo_id, self.timestamp())
+            writing.put_model(connection, prepared, self.timestamp())
         return key
 
     def save_estimates(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import FromClause, MetaData, Numeric, Select, Table, cast, func, select, true
+from sqlalchemy import Double, FromClause, MetaData, Numeric, Select, Table, cast, func, select, true
 from sqlalchemy.sql.ddl import CreateView
 
 from hubvram.store import schema as s
@@ -56,7 +56,7 @@ class View:
 
 def _gib(column: Any) -> Any:
     # CAST ... NUMERIC is a no-op for SQLite and what PostgreSQL's round() wants.
-    return func.round(cast(column / float(GIB), Numeric), 3)
+    return func.round(cast(column / float(GIB), Numeric), 3, type_=Double)
 
 
 def _columns(table: Table, *names: str) -> tuple[ViewColumn, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -82,48 +82,69 @@ def upsert(connection: Connection, table: Table, keys: Sequence[str], row: Mappi
         connection.execute(statement.on_conflict_do_nothing(index_elements=list(keys)))
 
 
-def put_model(
-    connection: Connection,
-    snapshot: Snapshot,
-    description: Description,
-    key: tuple[str, str, str],
-    asked_repo_id: str | None,
-    now: str,
-) -> int:
-    """Write a repo at a commit with all that hangs below it, and return its row number."""
+@dataclass(frozen=True, slots=True)
+class PreparedModel:
+    """Everything that is written for a repo at a commit, worked out before the write lock is taken."""
+
+    identity: Mapping[str, str]
+    """endpoint, repo_id, commit_sha."""
+    row: Mapping[str, Any]
+    blob: Mapping[str, Any]
+    children: tuple[tuple[Table, list[rows.Row]], ...]
+    """Tables below the model, with their rows."""
+    asked: tuple[str, ...]
+    """Every name of the repo that is known to lead to this commit."""
+    revision: str
+
+
+def prepare_model(
+    snapshot: Snapshot, description: Description, key: tuple[str, str, str], asked_repo_id: str | None
+) -> PreparedModel:
+    """Encode and group a snapshot: the slow part of writing, for models of many tensors."""
     endpoint, repo_id, commit_sha = key
     data = pack_snapshot(snapshot)
     blob_hash = hashlib.sha256(data).hexdigest()
-    upsert(connection, s.blobs, ("hash",), {"hash": blob_hash, "size": len(data), "data": data})
-    identity = {"endpoint": endpoint, "repo_id": repo_id, "commit_sha": commit_sha}
-    row = rows.model_row(snapshot, description) | {
-        "is_newest": False,
-        "fetched_at": now,
-        "hub_version": hub_version(),
-        "hubvram_version": __version__,
-        "blob_hash": blob_hash,
-    }
-    upsert(connection, s.models, tuple(identity), identity | row)
-    model_id = _model_id(connection, endpoint, repo_id, commit_sha)
-    if model_id is None:  # pragma: no cover - the row was written a line above
-        raise LookupError(repo_id)
-    for table, items in (
-        (s.parameters, rows.parameter_rows(description.parameters)),
-        (s.tensors, rows.tensor_rows(snapshot.tensors)),
-        (s.files, rows.file_rows(snapshot.files)),
-    ):
+    return PreparedModel(
+        identity={"endpoint": endpoint, "repo_id": repo_id, "commit_sha": commit_sha},
+        row=rows.model_row(snapshot, description)
+        | {
+            "is_newest": False,
+            "hub_version": hub_version(),
+            "hubvram_version": __version__,
+            "blob_hash": blob_hash,
+        },
+        blob={"hash": blob_hash, "size": len(data), "data": data},
+        children=(
+            (s.parameters, rows.parameter_rows(description.parameters)),
+            (s.tensors, rows.tensor_rows(snapshot.tensors)),
+            (s.files, rows.file_rows(snapshot.files)),
+        ),
+        asked=tuple(sorted({repo_id, asked_repo_id or repo_id})),
+        revision=snapshot.requested_revision,
+    )
+
+
+def put_model(connection: Connection, model: PreparedModel, now: str) -> int:
+    """Write a repo at a commit with all that hangs below it, and return its row number."""
+    endpoint, repo_id, commit_sha = (model.identity[k] for k in ("endpoint", "repo_id", "commit_sha"))
+    upsert(connection, s.blobs, ("hash",), model.blob)
+    upsert(connection, s.models, tuple(model.identity), {**model.identity, **model.row, "fetched_at": now})
+    m = s.models.c
+    model_id = int(
+        connection.execute(
+            select(m.id).where(m.endpoint == endpoint, m.repo_id == repo_id, m.commit_sha == commit_sha)
+        ).scalar_one()
+    )
+    for table, items in model.children:
         connection.execute(delete(table).where(table.c.model_id == model_id))
         if items:
             connection.execute(table.insert(), [{"model_id": model_id, **item} for item in items])
-    asked = {repo_id, asked_repo_id or repo_id}
-    for name in sorted(asked):
-        _put_ref(connection, endpoint, name, snapshot.requested_revision, model_id, now)
-    choose_newest(connection, endpoint, repo_id, model_id if snapshot.requested_revision == DEFAULT_REVISION else None)
+    for name in model.asked:
+        _put_ref(connection, endpoint, name, model.revision, model_id, now)
+    choose_newest(connection, endpoint, repo_id, model_id if model.revision == DEFAULT_REVISION else None)
     e = s.errors.c
     connection.execute(
-        delete(s.errors).where(
-            e.endpoint.in_((endpoint, "")), e.repo_id.in_(asked), e.revision == snapshot.requested_revision
-        )
+        delete(s.errors).where(e.endpoint.in_((endpoint, "")), e.repo_id.in_(model.asked), e.revision == model.revision)
     )
     return model_id
 
@@ -207,7 +228,7 @@ def put_estimates(
     connection.execute(
         update(s.runs).where(same).values(is_newest=case((r.formula_version == newest, True), else_=False))
     )
-    run_id = dict((version, run) for version, run in versions)[formula_version]
+    run_id = next(run for version, run in versions if version == formula_version)
     for position, estimate in enumerate(estimates):
         item = {"run_id": run_id, **rows.estimate_row(estimate, position)}
         upsert(connection, s.estimates, ("run_id", "method"), item)
