@@ -1,0 +1,60 @@
+# make run    install into .venv and run the main job
+# make test   everything CI runs: lint, types, tests on three huggingface_hub lines, the wheel
+# make lint   ruff and mypy
+# make docs   write the generated pages again
+
+PYTHON ?= python3
+VENV ?= .venv
+REPO ?= mistralai/Mistral-7B-v0.1
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+LEGS := 0.36 1
+
+.PHONY: run test lint docs legs pytest clean
+.DELETE_ON_ERROR:
+
+run: $(VENV)/.installed
+	@$(BIN)/python tools/run.py $(REPO)
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The same tests that talk to a Hub, on the older lines of huggingface_hub: 0.36 (requests) and 1.x (httpx).
+legs: $(LEGS:%=$(VENV)-hub%/.tested)
+
+$(VENV)-hub%/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-hub$*
+	$(VENV)-hub$*/bin/python -m pip install --quiet --editable '.[test]' 'huggingface_hub==$*.*'
+	@touch $@
+
+.PHONY: $(LEGS:%=$(VENV)-hub%/.tested)
+$(LEGS:%=$(VENV)-hub%/.tested): $(VENV)-hub%/.tested: $(VENV)-hub%/.installed
+	@echo "== huggingface_hub $* =="
+	$(VENV)-hub$*/bin/python -m pytest -q -m hub tests $(PYTEST_ARGS)
+
+pytest: $(VENV)/.dev
+	$(BIN)/python -m pytest tests $(PYTEST_ARGS)
+
+# One after the other, and pytest last: its closing line ends the log.
+test:
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory legs
+	@$(MAKE) --no-print-directory pytest
+
+docs: $(VENV)/.installed
+	$(BIN)/python -m hubvram.cli.reference docs/cli.md
+
+clean:
+	rm -rf $(VENV) $(LEGS:%=$(VENV)-hub%) build dist hubvram.egg-info
