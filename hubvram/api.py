@@ -228,7 +228,7 @@ class Client:
         return self._store
 
     def _cached_report(self, ref: RepoRef, asked: Settings, names: Sequence[str], explain: bool) -> Report | None:
-        """The finished answer, if every method of it is kept and it is fresh. Reads no tensor and imports no estimator."""
+        """The finished answer, if every method of it is kept and it is fresh; no tensor is read for it."""
         from hubvram.estimator import FORMULA_VERSION
 
         store = self.store

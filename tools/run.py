@@ -8,6 +8,7 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 from hubvram.sources.refs import effective_endpoint
 
@@ -25,7 +26,9 @@ def reachable(endpoint: str) -> bool:
 
 def hubvram(repo: str, **environment: str) -> int:
     """Run the command line and give its exit code."""
-    return subprocess.run([sys.executable, "-m", "hubvram", repo], env={**os.environ, **environment}).returncode
+    return subprocess.run(
+        [sys.executable, "-m", "hubvram", repo], check=False, env={**os.environ, **environment}
+    ).returncode
 
 
 def main(repo: str) -> int:
@@ -39,7 +42,7 @@ def main(repo: str) -> int:
         f"{endpoint} cannot be reached: the fixtures of this checkout are served on this machine instead.\n"
     )
     with serve_fixtures() as hub, tempfile.TemporaryDirectory() as folder:
-        return hubvram(repo, HF_ENDPOINT=hub.endpoint, HUBVRAM_DB=os.path.join(folder, "hubvram.db"))
+        return hubvram(repo, HF_ENDPOINT=hub.endpoint, HUBVRAM_DB=str(Path(folder, "hubvram.db")))
 
 
 if __name__ == "__main__":

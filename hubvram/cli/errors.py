@@ -54,11 +54,11 @@ def _click(error: click.ClickException) -> Failure:
     return Failure("usage", error.format_message(), None, 2)
 
 
-def _interrupted(error: BaseException) -> Failure:  # noqa: ARG001 - there is nothing in it
+def _interrupted(error: BaseException) -> Failure:
     return Failure("interrupted", "interrupted", None, 130)
 
 
-def _memory(error: BaseException) -> Failure:  # noqa: ARG001 - there is nothing in it
+def _memory(error: BaseException) -> Failure:
     return Failure("memory", "this machine ran out of memory", None, 1)
 
 

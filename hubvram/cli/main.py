@@ -37,11 +37,11 @@ _OWN_OPTIONS = ("--help", "-h", "--version")
 class DefaultGroup(click.Group):
     """A group that loads its commands when asked for them, and takes what is no command as a repo."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+    def list_commands(self, ctx: click.Context) -> list[str]:
         """Every command, in the order of the help."""
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """A command, its module imported now."""
         if cmd_name not in COMMANDS:
             return None

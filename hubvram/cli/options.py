@@ -56,13 +56,13 @@ def _stack(*decorators: Callable[[Any], Any]) -> Callable[[F], F]:
     return apply
 
 
-def _complete_method(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001 - click's signature
+def _complete_method(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     from hubvram.plan.methods import names
 
     return [name for name in names() if name.startswith(incomplete)]
 
 
-def _complete_gpu(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001 - click's signature
+def _complete_gpu(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     from hubvram.gpus import CARDS
 
     return [card.name for card in CARDS if card.name.lower().startswith(incomplete.lower())]

@@ -11,7 +11,7 @@ from hubvram.report.page import Page
 from hubvram.report.text import clean
 
 
-def render(pages: Iterable[Page], many: bool) -> Iterator[str]:  # noqa: ARG001 - rows follow each other either way
+def render(pages: Iterable[Page], many: bool) -> Iterator[str]:
     """See :func:`hubvram.report.formats.render`."""
     return delimited(pages, ",")
 

@@ -12,7 +12,7 @@ from hubvram.report.text import clean
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>|#])")
 
 
-def render(pages: Iterable[Page], many: bool) -> Iterator[str]:  # noqa: ARG001 - pages are parted by a blank line
+def render(pages: Iterable[Page], many: bool) -> Iterator[str]:
     """See :func:`hubvram.report.formats.render`."""
     first = True
     for page in pages:

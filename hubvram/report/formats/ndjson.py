@@ -8,7 +8,7 @@ from hubvram.report.formats.jsontext import dumps
 from hubvram.report.page import Page
 
 
-def render(pages: Iterable[Page], many: bool) -> Iterator[str]:  # noqa: ARG001 - one line per result either way
+def render(pages: Iterable[Page], many: bool) -> Iterator[str]:
     """See :func:`hubvram.report.formats.render`."""
     for page in pages:
         for row in page.data if isinstance(page.data, list) else [page.data]:

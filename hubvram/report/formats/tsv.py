@@ -8,6 +8,6 @@ from hubvram.report.formats.csvtext import delimited
 from hubvram.report.page import Page
 
 
-def render(pages: Iterable[Page], many: bool) -> Iterator[str]:  # noqa: ARG001 - rows follow each other either way
+def render(pages: Iterable[Page], many: bool) -> Iterator[str]:
     """See :func:`hubvram.report.formats.render`."""
     return delimited(pages, "\t")
