@@ -195,8 +195,8 @@ def _notes(report: Report, view: View) -> tuple[str, ...]:
     notes = []
     if any(estimate.status != "skipped" for estimate in report.estimates):
         notes.append(
-            f"{view.unit} per GPU. The five parts stand at the peak and sum to it "
-            "(torch.cuda.max_memory_allocated); total is what nvidia-smi shows."
+            f"{view.unit} per GPU. The five parts sum to the peak (torch.cuda.max_memory_allocated); "
+            "total is what nvidia-smi shows."
         )
     if view.rule_of_thumb:
         notes.append("Rule of thumb: parameters in billions x 2 x 2 GB, whatever the method and settings.")
