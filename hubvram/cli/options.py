@@ -92,6 +92,7 @@ def output_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--unit",
             type=click.Choice(tuple(UNITS), case_sensitive=False),
+            metavar=f"[{'|'.join(UNITS)}]",
             default="GiB",
             help="Unit of the tables; JSON, CSV and TSV are always in bytes.",
         ),
@@ -108,6 +109,8 @@ class HubOptions:
         self.db: str | None = values.pop("db")
         self.offline: bool = values.pop("offline")
         self.refresh: bool = values.pop("refresh")
+        self.timeout: float | None = values.pop("timeout")
+        self.allow_conversion_pr: bool = values.pop("allow_conversion_pr")
         self.token: str | bool | None = values.pop("token")
         if values.pop("no_token"):
             self.token = False
@@ -115,13 +118,15 @@ class HubOptions:
             output.warning("--token leaves the token in the shell's history and the process list: use HF_TOKEN.")
 
     def keywords(self) -> dict[str, Any]:
-        """Keyword arguments of `hubvram.estimate` and `hubvram.inspect`."""
+        """Keyword arguments of `hubvram.client.Client`."""
         return {
             "endpoint": self.endpoint,
             "db": self.db,
             "offline": self.offline,
             "refresh": self.refresh,
             "token": self.token,
+            "timeout": self.timeout,
+            "allow_conversion_pr": self.allow_conversion_pr,
         }
 
 
@@ -141,7 +146,18 @@ hub_options: Decorator[Any] = _stack(
         "--offline", is_flag=True, help="Ask nobody, answer from the cache whatever its age. [HF_HUB_OFFLINE]"
     ),
     click.option("--refresh", is_flag=True, help="Ask the Hub even where the cache has a fresh answer."),
-    click.option("--token", metavar="TOKEN", show_envvar=False, help="Better: HF_TOKEN, or `hf auth login`."),
+    click.option(
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="SECONDS",
+        help="What everything asked of the Hub may take together. Default: no limit.",
+    ),
+    click.option(
+        "--allow-conversion-pr",
+        is_flag=True,
+        help="Where a repo has no safetensors, take the Hub bot's open pull request with their conversion.",
+    ),
+    click.option("--token", metavar="TOKEN", help="Better: HF_TOKEN, or `hf auth login`."),
     click.option("--no-token", is_flag=True, help="Ask as nobody, even where a token is stored."),
 )
 revision_option = click.option("--revision", metavar="REF", help="Branch, tag, commit or refs/pr/N. Default: main.")

@@ -23,7 +23,7 @@ def _print(output: Output, module: str, hide: Sequence[str] = ()) -> None:
 @click.command(context_settings=CONTEXT)
 @output_options
 def methods(output: Output) -> None:
-    """Fine-tuning methods: what each trains, and where the rule comes from."""
+    """Fine-tuning methods and what each trains."""
     _print(output, "hubvram.plan.methods")
 
 
@@ -37,14 +37,14 @@ def gpus(output: Output) -> None:
 @click.command(context_settings=CONTEXT)
 @output_options
 def optimizers(output: Output) -> None:
-    """Optimizers by their TrainingArguments name: state per parameter, and where it comes from."""
+    """Optimizers and their state per parameter."""
     _print(output, "hubvram.plan.optimizers")
 
 
 @click.command(context_settings=CONTEXT)
 @output_options
 def stacks(output: Output) -> None:
-    """Library versions between which memory is known to differ."""
+    """Library versions that differ in memory."""
     _print(output, "hubvram.plan.stacks")
 
 

@@ -38,7 +38,7 @@ def estimate(ctx: click.Context, repos: tuple[str, ...], output: Output, **optio
 
     REPO is org/name, org/name@revision, hf://org/name, a huggingface.co URL, or a local folder (./dir).
     """
-    from hubvram import api
+    from hubvram.client import Client
     from hubvram.gpus import resolve
     from hubvram.report.estimates import View, error_page, report_page
 
@@ -50,7 +50,7 @@ def estimate(ctx: click.Context, repos: tuple[str, ...], output: Output, **optio
     many = len(repos) > 1
 
     def pages() -> Iterator[Page]:
-        with api.Client(**hub.keywords(), warn=output.warning) as client:
+        with Client(**hub.keywords(), warn=output.warning, status=output.status) as client:
             for repo in repos:
                 try:
                     report = client.estimate(

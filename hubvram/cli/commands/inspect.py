@@ -21,8 +21,11 @@ from hubvram.report.page import Page
 @output_options
 @click.pass_context
 def inspect(ctx: click.Context, repos: tuple[str, ...], output: Output, **options: Any) -> None:
-    """Exact parameters, dtypes, architecture and files of REPO, and what was ignored and why."""
-    from hubvram import api
+    """Exact parameters, dtypes and files of REPO.
+
+    Also the architecture, and which files were ignored and why.
+    """
+    from hubvram.client import Client
     from hubvram.report.page import Page as ResultPage
     from hubvram.report.rows import INSPECT_FIELDS, inspection_page
 
@@ -31,7 +34,7 @@ def inspect(ctx: click.Context, repos: tuple[str, ...], output: Output, **option
     many = len(repos) > 1
 
     def pages() -> Iterator[Page]:
-        with api.Client(**hub.keywords(), warn=output.warning) as client:
+        with Client(**hub.keywords(), warn=output.warning, status=output.status) as client:
             for repo in repos:
                 try:
                     inspection = client.inspect(repo, options["revision"])

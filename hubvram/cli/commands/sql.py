@@ -18,7 +18,9 @@ from hubvram.cli.output import Output
 @db_option
 @output_options
 def sql(query: str, db: str | None, output: Output) -> None:
-    """Ask the cache a question in SQL; it can only be read. `-` takes the query from stdin.
+    """Ask the cache a question in SQL.
+
+    It can only be read. `-` takes the query from stdin.
 
     The views are models, parameters, tensors, estimates, files, errors and scans.
 

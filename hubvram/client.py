@@ -1,0 +1,347 @@
+"""One repo through the rooms: ref, cache, source, estimator, cache, report.
+
+The order in which an answer is looked for is all here: a finished report that
+is fresh; the snapshot that it needs, from the cache; the Hub, which may say in
+one request that nothing has changed; the headers.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from hubvram.errors import NetworkError, OfflineError, SettingError, StoreError
+from hubvram.gpus import Card, fits
+from hubvram.plan.settings import Settings
+from hubvram.report.record import Report
+from hubvram.sources.refs import RepoRef, effective_endpoint, parse_ref
+
+if TYPE_CHECKING:
+    from hubvram.estimator import Description
+    from hubvram.report.inspection import Inspection
+    from hubvram.report.record import Estimate
+    from hubvram.snapshot.records import Snapshot
+    from hubvram.sources.hub import HubSource
+    from hubvram.store.store import Store
+
+FRESH_FOR = timedelta(hours=24)
+"""How long a branch or tag is believed to point where the Hub last said. A commit id never changes its meaning."""
+
+_SHA_LENGTH = 40
+_TRUE = ("1", "ON", "YES", "TRUE")
+
+
+def _warn(message: str) -> None:
+    import warnings
+
+    warnings.warn(message, stacklevel=4)
+
+
+class Client:
+    """A Hub, a cache, and how to use them; for several calls in a row.
+
+    Args:
+        endpoint, db, offline, refresh, token: as in :func:`hubvram.api.estimate`.
+        timeout: seconds that everything asked of the Hub may take; None = no limit.
+        allow_conversion_pr: take the Hub bot's open pull request with the
+            safetensors conversion of a repo that has none itself.
+        need_store: raise where the cache cannot be opened, instead of going on without.
+        warn: told, in one line, of what is odd but no error (a cache that
+            cannot be opened, for one). Default: Python's ``warnings``.
+        status: told before a long wait.
+
+    Threads may share a client.
+    """
+
+    def __init__(
+        self,
+        *,
+        endpoint: str | None = None,
+        db: str | os.PathLike[str] | None = None,
+        offline: bool | None = None,
+        refresh: bool = False,
+        token: str | bool | None = None,
+        timeout: float | None = None,
+        allow_conversion_pr: bool = False,
+        need_store: bool = False,
+        warn: Callable[[str], None] = _warn,
+        status: Callable[[str], None] | None = None,
+    ) -> None:
+        self.endpoint = effective_endpoint(endpoint)
+        self.db = db
+        self.offline = offline or _offline_by_environment()
+        self.refresh = refresh and not self.offline
+        self.token = token
+        self.timeout = timeout
+        self.allow_conversion_pr = allow_conversion_pr
+        self.need_store = need_store
+        self._warn = warn
+        self._status = status
+        self._lock = threading.RLock()
+        self._store: Store | None = None
+        self._opened = False
+        self._source: HubSource | None = None
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._source is not None:
+            self._source.close()
+        if self._store is not None:
+            self._store.close()
+
+    def estimate(
+        self,
+        repo: str | RepoRef,
+        methods: Sequence[str] | None = None,
+        revision: str | None = None,
+        *,
+        gpus: Sequence[Card] = (),
+        explain: bool = False,
+        settings: Mapping[str, Any] | None = None,
+    ) -> Report:
+        """See :func:`hubvram.api.estimate`.
+
+        Raises:
+            HubvramError: a subclass says what happened.
+        """
+        asked = Settings.from_kwargs(**(settings or {}))
+        names = check_methods(methods)
+        ref = repo if isinstance(repo, RepoRef) else parse_ref(repo, revision, self.endpoint)
+        report = None if ref.is_local or self.refresh else self._cached_report(ref, asked, names, explain)
+        if report is None:
+            report = self._new_report(ref, asked, names, explain)
+        count = int(report.settings.get("num_gpus") or 1)
+        held = tuple(replace(e, gpus=fits(e.total_bytes, gpus, count=count)) for e in report.estimates)
+        return replace(report, estimates=held)
+
+    def inspect(self, repo: str, revision: str | None = None) -> Inspection:
+        """See :func:`hubvram.api.inspect`.
+
+        Raises:
+            HubvramError: a subclass says what happened.
+        """
+        from hubvram.report.inspection import Inspection, group_tensors
+
+        snapshot, description = self.snapshot(parse_ref(repo, revision, self.endpoint))
+        return Inspection(
+            repo_id=snapshot.repo_id,
+            requested_revision=snapshot.requested_revision,
+            commit_sha=snapshot.commit_sha,
+            endpoint=snapshot.endpoint,
+            source=snapshot.source,
+            model_type=description.model_type,
+            architecture=description.architecture,
+            family=description.family,
+            max_seq_len=description.max_seq_len,
+            parameters=description.parameters,
+            tensor_count=len(snapshot.tensors),
+            groups=group_tensors(snapshot.tensors),
+            files=snapshot.files,
+            metadata=snapshot.metadata,
+            warnings=_join(snapshot.warnings, description.warnings),
+        )
+
+    def snapshot(self, ref: RepoRef) -> tuple[Snapshot, Description]:
+        """A repo and what the estimator makes of it: from the cache while that is fresh, else from its source.
+
+        Where the Hub says that the commit is one that the cache knows, that
+        one request is all there is.
+
+        Raises:
+            HubvramError: a subclass says what happened.
+        """
+        from hubvram.estimator import describe
+
+        if ref.is_local:
+            from hubvram.sources import fetch_snapshot
+
+            snapshot = fetch_snapshot(ref)
+            return snapshot, describe(snapshot)
+        store, name = self.store, _name(ref)
+        known = store.load_snapshot(self.endpoint, name, ref.revision) if store else None
+        if known and not self.refresh and self._fresh(ref, known.checked_at):
+            return known.snapshot, known.description
+        if self.offline:
+            raise OfflineError(
+                f"{ref} is not in the cache and offline mode is on.",
+                hint="Run once without --offline (and without HF_HUB_OFFLINE).",
+                repo_id=ref.repo_id,
+            )
+        try:
+            info = self.source.resolve(ref)
+            if store and info.commit_sha:
+                store.touch_ref(self.endpoint, name, ref.revision, info.commit_sha)
+                same = store.load_snapshot(self.endpoint, name, info.commit_sha)
+                if same:
+                    return replace(same.snapshot, requested_revision=ref.requested_revision), same.description
+            snapshot = self.source.snapshot(ref, info)
+        except NetworkError as error:
+            if known:
+                error.hint = f"The cache has an answer of {known.checked_at}: --offline prints it."
+            raise
+        description = describe(snapshot)
+        if store:
+            self._keep(lambda: store.save_snapshot(snapshot, description, asked_repo_id=ref.repo_id))
+        return snapshot, description
+
+    @property
+    def source(self) -> HubSource:
+        """The Hub, one connection pool and one rate limit for all repos; made when first asked."""
+        with self._lock:
+            if self._source is None:
+                from hubvram.sources.hub import HubSource
+
+                self._source = HubSource(
+                    self.endpoint,
+                    token=self.token,
+                    deadline=self.timeout,
+                    allow_conversion_pr=self.allow_conversion_pr,
+                    on_wait=self._status,
+                )
+            return self._source
+
+    @property
+    def store(self) -> Store | None:
+        """The cache, opened when first used; None, after one warning, where it cannot be."""
+        with self._lock:
+            if not self._opened:
+                from hubvram.store import open_store
+
+                try:
+                    self._store = open_store(self.db)
+                except StoreError as error:
+                    if self.need_store:
+                        raise
+                    self._warn(f"going on without the cache: {error.message}")
+                self._opened = True
+            return self._store
+
+    def _cached_report(
+        self, ref: RepoRef, asked: Settings, names: Sequence[str], explain: bool, *, stale: bool = False
+    ) -> Report | None:
+        """The finished answer, if every method of it is kept and it is fresh; no tensor is read for it."""
+        from hubvram.estimator import FORMULA_VERSION
+
+        store = self.store
+        if store is None:
+            return None
+        found = store.load_report(
+            self.endpoint, _name(ref), ref.revision, asked.key(), FORMULA_VERSION, names, explain=explain
+        )
+        if found is None or found.missing or not (stale or self._fresh(ref, found.checked_at)):
+            return None
+        if explain and any(e.status != "skipped" and not e.alive for e in found.report.estimates):
+            return None
+        return found.report
+
+    def _new_report(self, ref: RepoRef, asked: Settings, names: Sequence[str], explain: bool) -> Report:
+        snapshot, description = self.snapshot(ref)
+        if snapshot.source == "cache":
+            # The Hub has just said that this commit is still the one: its finished answer will do.
+            kept = self._cached_report(ref, asked, names, explain, stale=True)
+            if kept is not None:
+                return kept
+        from hubvram import estimator
+
+        applied, estimates = estimator.estimate(snapshot, asked, methods=names, explain=explain)
+        report = make_report(snapshot, description, applied, estimates)
+        store = self._store
+        if store is not None and snapshot.commit_sha is not None and snapshot.endpoint is not None:
+            from hubvram.store import ModelKey
+
+            key = ModelKey(snapshot.endpoint, snapshot.repo_id, snapshot.commit_sha)
+            self._keep(
+                lambda: store.save_estimates(
+                    key,
+                    asked.key(),
+                    estimator.FORMULA_VERSION,
+                    report.estimates,
+                    applied=applied,
+                    warnings=report.warnings,
+                    explain=explain,
+                )
+            )
+        return report
+
+    def _keep(self, save: Callable[[], object]) -> None:
+        """Write to the cache; an answer that cannot be kept is still an answer."""
+        try:
+            save()
+        except StoreError as error:
+            self._warn(f"the answer could not be kept: {error.message}")
+
+    def _fresh(self, ref: RepoRef, checked_at: str) -> bool:
+        if self.offline or _is_sha(ref.revision):
+            return True
+        checked = datetime.fromisoformat(checked_at.replace("Z", "+00:00"))
+        return datetime.now(timezone.utc) - checked < FRESH_FOR
+
+
+def make_report(
+    snapshot: Snapshot, description: Description, applied: Mapping[str, Any], estimates: Iterable[Estimate]
+) -> Report:
+    """The report of estimates on a snapshot."""
+    return Report(
+        repo_id=snapshot.repo_id,
+        requested_revision=snapshot.requested_revision,
+        commit_sha=snapshot.commit_sha,
+        endpoint=snapshot.endpoint,
+        source=snapshot.source,
+        model_type=description.model_type,
+        architecture=description.architecture,
+        parameters=description.parameters,
+        settings=applied,
+        estimates=tuple(estimates),
+        warnings=_join(snapshot.warnings, description.warnings),
+    )
+
+
+def check_methods(methods: Sequence[str] | None) -> tuple[str, ...]:
+    """Every method, or those asked for, each once; checked before the Hub is asked.
+
+    Raises:
+        SettingError: on a name that is not in the catalogue.
+    """
+    import difflib
+
+    from hubvram.plan.methods import names
+
+    known = tuple(names())
+    if methods is None:
+        return known
+    if isinstance(methods, str):
+        raise SettingError(f"methods is {methods!r}: it must be a list of names.")
+    wanted = tuple(dict.fromkeys(methods))
+    for method in wanted:
+        if method not in known:
+            near = difflib.get_close_matches(method, known, n=1, cutoff=0.5)
+            hint = f"Did you mean {near[0]}?" if near else "`hubvram methods` lists the names."
+            raise SettingError(f"method {method!r} is not in the catalogue.", hint=hint)
+    return wanted
+
+
+def _name(ref: RepoRef) -> str:
+    """The repo's id; only asked of refs to a Hub."""
+    return ref.repo_id or ""
+
+
+def _is_sha(revision: str | None) -> bool:
+    return revision is not None and len(revision) == _SHA_LENGTH and all(c in "0123456789abcdef" for c in revision)
+
+
+def _join(*parts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(text for part in parts for text in part))
+
+
+def _offline_by_environment() -> bool:
+    """Whether HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set, by the values that huggingface_hub takes."""
+    return any(os.environ.get(name, "").upper() in _TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
