@@ -1,0 +1,111 @@
+"""From what a source has read to a `Snapshot`: shared by the Hub and folders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from hubvram.errors import BadConfigError
+from hubvram.snapshot.header import LENGTH_BYTES, Header, merge_tensors
+from hubvram.snapshot.layout import Layout, ListedFile, ShardIndex, describe_files, total_size_warning
+from hubvram.snapshot.records import Snapshot, SourceKind
+from hubvram.snapshot.text import shown
+
+MAX_CONFIG_BYTES = 20_000_000
+
+
+def parse_config(raw: bytes, path: str, repo_id: str) -> dict[str, Any]:
+    """A JSON object from a config file.
+
+    NaN and Infinity pass, as they do in transformers (Mamba's
+    ``time_step_limit`` holds one).
+
+    Raises:
+        BadConfigError: if it is no JSON or no object.
+    """
+    hint = "the file is broken: try another revision, or tell the repo's authors"
+    try:
+        content = json.loads(raw.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise BadConfigError(
+            f"{repo_id}: {shown(path)} is not JSON ({shown(error)})", hint=hint, repo_id=repo_id
+        ) from None
+    if not isinstance(content, dict):
+        raise BadConfigError(f"{repo_id}: {shown(path)} is not a JSON object", hint=hint, repo_id=repo_id)
+    return content
+
+
+def build_snapshot(
+    *,
+    repo_id: str,
+    requested_revision: str,
+    commit_sha: str | None,
+    endpoint: str | None,
+    source: SourceKind,
+    layout: Layout,
+    config: Mapping[str, Any],
+    headers: Mapping[str, Header],
+    indexes: Mapping[str, ShardIndex],
+    listed: Iterable[ListedFile],
+    metadata: Mapping[str, Any],
+    warnings: Iterable[str] = (),
+) -> Snapshot:
+    """Put a snapshot together.
+
+    ``config`` is what ``layout.config`` holds: only a model's goes into
+    ``Snapshot.config``, an adapter's or a pipeline's into the metadata.
+    """
+    notes = list(warnings)
+    extra: dict[str, Any] = {"layout": layout.kind}
+    model_config: Mapping[str, Any] = {}
+    if layout.kind == "model":
+        model_config = config
+        if layout.config is None:
+            notes.append("the repo has no config.json: only its tensors are known")
+    else:
+        extra["adapter_config" if layout.kind == "adapter" else "model_index"] = config
+        what = "a PEFT adapter" if layout.kind == "adapter" else "a pipeline of several models"
+        notes.append(f"the repo is {what}, not one model: its tensors are counted, it has no config.json of its own")
+    for path, index in indexes.items():
+        shards = set(index.shards)
+        data = sum(h.data_bytes for f, h in headers.items() if f in shards)
+        note = total_size_warning(index.total_size, data, path)
+        if note:
+            notes.append(note)
+        notes += _index_notes(index, headers, path)
+    for header in headers.values():
+        notes += header.warnings
+    sizes = {
+        f: (h.header_bytes, None if h.header_bytes is None else LENGTH_BYTES + h.header_bytes + h.data_bytes)
+        for f, h in headers.items()
+    }
+    return Snapshot(
+        repo_id=repo_id,
+        requested_revision=requested_revision,
+        commit_sha=commit_sha,
+        endpoint=endpoint,
+        source=source,
+        config=model_config,
+        tensors=merge_tensors(headers),
+        files=describe_files(listed, layout, sizes),
+        metadata={**metadata, **extra},
+        warnings=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _index_notes(index: ShardIndex, headers: Mapping[str, Header], path: str) -> list[str]:
+    """Sentences about tensors that index and headers place differently."""
+    if not index.weight_map:
+        return []
+    held = {t.name: f for f in index.shards if f in headers for t in headers[f].tensors}
+    missing = [t for t, f in index.weight_map.items() if held.get(t) != f]
+    surplus = sum(1 for t in held if t not in index.weight_map)
+    notes = []
+    if missing:
+        notes.append(
+            f"{shown(path)} names {len(missing)} tensors that its shards do not hold, e.g. {shown(missing[0])}"
+        )
+    if surplus:
+        notes.append(f"the shards hold {surplus} tensors that {shown(path)} does not name; they are counted")
+    return notes
