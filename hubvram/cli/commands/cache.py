@@ -7,6 +7,9 @@ import click
 from hubvram.cli.options import CONTEXT, db_option, output_options
 from hubvram.cli.output import Output
 
+VIEWS = ("models", "parameters", "tensors", "estimates", "files", "errors", "scans")
+"""The public views; a test holds them against `hubvram.store.views`, which is too heavy to import for a help text."""
+
 
 @click.group(context_settings=CONTEXT)
 def cache() -> None:
@@ -89,3 +92,14 @@ def prune(unchecked_days: int | None, db: str | None, output: Output) -> None:
     with open_store(db, create=False) as store:
         found = store.prune(unchecked_days=unchecked_days).to_dict()
     output.pages([facts_page(found)])
+
+
+@cache.command(context_settings=CONTEXT)
+@click.argument("view", type=click.Choice(VIEWS))
+@db_option
+@output_options
+def export(view: str, db: str | None, output: Output) -> None:
+    """Print every row of VIEW, for another program: `hubvram cache export estimates --format csv`."""
+    from hubvram.cli.commands.sql import print_query
+
+    print_query(output, db, f"select * from {view}")  # noqa: S608 - a name of VIEWS, checked by click

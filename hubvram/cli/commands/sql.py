@@ -26,13 +26,17 @@ def sql(query: str, db: str | None, output: Output) -> None:
 
     Example: hubvram sql "select method, total_gib from estimates where repo_id = 'gpt2'"
     """
+    print_query(output, db, sys.stdin.read() if query == "-" else query)
+
+
+def print_query(output: Output, db: str | None, text: str) -> None:
+    """Run a query on the cache and print its rows, as they are read where the format allows it."""
     from hubvram.report.rows import rows_page
     from hubvram.store.query import run_query
 
-    text = sys.stdin.read() if query == "-" else query
     result = run_query(db, text)
     if output.format in ("ndjson", "csv", "tsv"):
-        # Rows go out as they are read: a pipe may have had enough after ten of a million.
+        # A pipe may have had enough after ten rows of a million.
         output.pages(rows_page(result.columns, chunk) for chunk in _chunks(result.rows))
     else:
         output.pages([rows_page(result.columns, list(result.rows))])
