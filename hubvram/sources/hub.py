@@ -377,7 +377,8 @@ def _listing(siblings: Any) -> tuple[ListedFile, ...]:
     for item in siblings if isinstance(siblings, list) else []:
         if not isinstance(item, dict) or not isinstance(item.get("rfilename"), str):
             continue
-        lfs = item.get("lfs") if isinstance(item.get("lfs"), dict) else {}
+        pointer = item.get("lfs")
+        lfs: Mapping[str, Any] = pointer if isinstance(pointer, dict) else {}
         size = item.get("size", lfs.get("size"))
         digest = lfs.get("sha256") or lfs.get("oid") or item.get("blobId")
         out.append(
