@@ -57,7 +57,7 @@ def test_a_failure_stands_in_the_place_of_the_result() -> None:
         "repo_id": "org/x",
         "error": {"code": "gated", "message": "org/x is gated.", "hint": "accept"},
     }
-    row = list(csv.DictReader(io.StringIO(text("csv", page))))[0]
+    row = next(csv.DictReader(io.StringIO(text("csv", page))))
     assert (row["repo_id"], row["status"], row["error_code"]) == ("org/x", "error", "gated")
 
 

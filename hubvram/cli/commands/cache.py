@@ -7,7 +7,17 @@ import click
 from hubvram.cli.options import CONTEXT, db_option, output_options
 from hubvram.cli.output import Output
 
-VIEWS = ("models", "parameters", "tensors", "estimates", "files", "errors", "scans")
+VIEWS = (
+    "models",
+    "parameters",
+    "tensors",
+    "estimates",
+    "files",
+    "errors",
+    "scans",
+    "model_history",
+    "estimate_history",
+)
 """The public views; a test holds them against `hubvram.store.views`, which is too heavy to import for a help text."""
 
 

@@ -53,9 +53,10 @@ FIELDS = (
 def scan(ctx: click.Context, file: str, jobs: int, strict: bool, output: Output, **options: Any) -> None:
     """Estimate many repos into the cache.
 
-    What is there can be asked with `hubvram sql`. FILE has a repo a line: org/name, org/name@revision, a URL, or a JSON object with `id`; `#` begins
-    a comment. Each repo is kept as soon as it is done; one that fails becomes a row with its error.
-    The exit code is 0 when the list was worked through, whatever became of its repos (see --strict).
+    What is there can be asked with `hubvram sql`. FILE has a repo a line: org/name, org/name@revision,
+    a URL, or a JSON object with `id`; `#` begins a comment. Each repo is kept as soon as it is done;
+    one that fails becomes a row with its error. The exit code is 0 when the list was worked through,
+    whatever became of its repos (see --strict).
     """
     from hubvram.client import Client, check_methods
     from hubvram.gpus import resolve
