@@ -1,0 +1,66 @@
+"""One file per family of models; `FAMILIES` finds them.
+
+To add a family: write ``families/NAME.py`` with a ``FAMILY = Family(...)`` and
+list the module's name below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from hubvram.architecture.config import Config
+from hubvram.architecture.header import Header
+from hubvram.architecture.modules import Architecture
+
+Builder = Callable[[Config, Header], Architecture]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A family of models that share a description."""
+
+    name: str
+    model_types: tuple[str, ...]
+    """``model_type`` values of config.json that this family builds."""
+    build: Builder
+    source: str
+    """Where the description was read: file and version."""
+    examples: tuple[str, ...] = ()
+
+
+MODULES: dict[str, tuple[str, ...]] = {
+    "llama": ("llama", "mistral", "qwen2"),
+}
+"""Module name -> the model_types it builds. A test holds this against each module's own ``FAMILY``;
+it stands here too so that one model needs one import."""
+
+
+def find(model_type: str | None) -> Family | None:
+    """The family that builds ``model_type``; None if no family does."""
+    for module, types in MODULES.items():
+        if model_type in types:
+            family: Family = import_module(f"hubvram.architecture.families.{module}").FAMILY
+            return family
+    return None
+
+
+def families() -> Iterable[Family]:
+    """Every family, imported."""
+    for module in MODULES:
+        yield import_module(f"hubvram.architecture.families.{module}").FAMILY
+
+
+def catalogue() -> list[dict[str, Any]]:
+    """For ``hubvram architectures``: plain values."""
+    return [
+        {
+            "family": f.name,
+            "model_types": list(f.model_types),
+            "source": f.source,
+            "examples": list(f.examples),
+        }
+        for f in families()
+    ]

@@ -1,0 +1,69 @@
+"""One file per fine-tuning method (or close family of methods); `METHODS` finds them.
+
+To add a method: write ``methods/NAME.py`` with a list ``METHODS`` of `Method`
+records and add the module's name to ``MODULES``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from typing import Any
+
+from hubvram.errors import SettingError
+from hubvram.plan.methods.base import Method
+
+MODULES: tuple[str, ...] = ("full", "lora")
+"""In the order of the table."""
+
+_loaded: dict[str, Method] = {}
+
+
+def methods() -> Mapping[str, Method]:
+    """All methods by name, in the order of the table."""
+    if not _loaded:
+        for module in MODULES:
+            for method in import_module(f"hubvram.plan.methods.{module}").METHODS:
+                _loaded[method.name] = method
+    return _loaded
+
+
+def names() -> list[str]:
+    """All method names, in the order of the table."""
+    return list(methods())
+
+
+def find(name: str) -> Method:
+    """The method called ``name``.
+
+    Raises:
+        SettingError: no such method; names the nearest.
+    """
+    known = methods()
+    key = name.lower().replace("-", "_")
+    if key not in known:
+        near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.4)
+        hint = f"Did you mean {near[0]}?" if near else "`hubvram methods` lists them."
+        raise SettingError(f"There is no method {name!r}.", hint=hint)
+    return known[key]
+
+
+def catalogue() -> list[dict[str, Any]]:
+    """For ``hubvram methods``: plain values."""
+    return [
+        {
+            "method": m.name,
+            "title": m.title,
+            "group": m.group,
+            "peft_type": m.peft_type,
+            "trains": m.trains,
+            "trainable_parameters": m.formula,
+            "source": m.source,
+        }
+        for m in _values(methods())
+    ]
+
+
+def _values(known: Mapping[str, Method]) -> Iterable[Method]:
+    return known.values()

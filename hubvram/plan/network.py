@@ -1,0 +1,327 @@
+"""A planned model at run time: weights as parameters, layers wrapped by the method.
+
+`Network` is what a family's ``forward`` sees: attributes for its modules,
+``run`` for its stacks, and the few places where a method or a task reaches
+into the model (embedding, prefixes, loss).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hubvram.architecture.modules import Architecture, Block, Embedding, Linear, Module, Norm
+from hubvram.timeline.dtypes import BF16, F16, F32, I64, DType
+from hubvram.timeline.ops import Ops
+from hubvram.timeline.ops.attention import Mask
+from hubvram.timeline.tracer import Param, Tensor
+
+if TYPE_CHECKING:
+    from hubvram.plan.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What goes in: sizes only."""
+
+    size: int
+    """Samples per device and micro step."""
+    tokens: int
+    """Tokens per sample (decoder tokens for encoder-decoders)."""
+    source_tokens: int
+    padding: bool
+
+
+class PlainLinear:
+    """``nn.Linear`` in the base model's dtype."""
+
+    __slots__ = ("bias", "name", "spec", "weight")
+
+    def __init__(self, name: str, spec: Linear, weight: Param, bias: Param | None) -> None:
+        """``name`` is its path inside the layer."""
+        self.name = name
+        self.spec = spec
+        self.weight = weight
+        self.bias = bias
+
+    def __call__(self, g: Ops, x: Tensor) -> Tensor:
+        """``F.linear``."""
+        return g.linear(x, self.weight, self.bias, self.name)
+
+
+class Linear4bit:
+    """bitsandbytes ``Linear4bit``."""
+
+    __slots__ = ("bias", "compute", "name", "spec")
+
+    def __init__(self, name: str, spec: Linear, bias: Param | None, compute: DType) -> None:
+        """``compute`` is ``bnb_4bit_compute_dtype``."""
+        self.name = name
+        self.spec = spec
+        self.bias = bias
+        self.compute = compute
+
+    def __call__(self, g: Ops, x: Tensor) -> Tensor:
+        """Dequantise and multiply."""
+        return g.linear_4bit(x, self.spec.out_features, self.bias, self.compute, self.name)
+
+
+class Linear8bit:
+    """bitsandbytes ``Linear8bitLt``."""
+
+    __slots__ = ("bias", "name", "spec")
+
+    def __init__(self, name: str, spec: Linear, bias: Param | None) -> None:
+        """LLM.int8, threshold 6."""
+        self.name = name
+        self.spec = spec
+        self.bias = bias
+
+    def __call__(self, g: Ops, x: Tensor) -> Tensor:
+        """Quantise the input, int8 product."""
+        return g.linear_8bit(x, self.spec.out_features, self.bias, self.name)
+
+
+class Adapted:
+    """A linear layer with a method's adapter on it."""
+
+    __slots__ = ("adapter", "base", "params")
+
+    def __init__(self, base: Any, adapter: Any, params: list[Param]) -> None:
+        """``params`` are those of ``adapter.params``, in order."""
+        self.base = base
+        self.adapter = adapter
+        self.params = params
+
+    @property
+    def weight(self) -> Any:
+        """The base layer's weight."""
+        return self.base.weight
+
+    @property
+    def bias(self) -> Any:
+        """The base layer's bias."""
+        return self.base.bias
+
+    @property
+    def spec(self) -> Linear:
+        """The base layer's record."""
+        spec: Linear = self.base.spec
+        return spec
+
+    @property
+    def name(self) -> str:
+        """The base layer's name."""
+        name: str = self.base.name
+        return name
+
+    def __call__(self, g: Ops, x: Tensor) -> Tensor:
+        """The adapter decides when and how the base layer runs."""
+        out: Tensor = self.adapter.forward(g, self.base, x, self.params)
+        return out
+
+
+class Table:
+    """An embedding or norm: its parameters by name."""
+
+    __slots__ = ("bias", "spec", "weight")
+
+    def __init__(self, spec: Module, weight: Param | None, bias: Param | None) -> None:
+        """``weight`` and ``bias`` are None where the layer has none."""
+        self.spec = spec
+        self.weight = weight
+        self.bias = bias
+
+
+class Layer:
+    """One run-time copy of a block: its modules as attributes, its facts."""
+
+    def __init__(self, facts: Any) -> None:
+        """Modules are set by the network."""
+        self.facts = facts
+        self.prefix: tuple[Tensor, Tensor] | None = None
+
+
+class Network:
+    """A model under a plan, ready to run once."""
+
+    def __init__(self, plan: Plan) -> None:
+        """Makes the modules outside the layers; layers are made as they run."""
+        self.plan = plan
+        self.arch: Architecture = plan.arch
+        self.params: list[Param] = []
+        self.prompt_params: list[Param] = []
+        self.prefix_state: Any = None
+        self._made: dict[str, Any] = {}
+        for name, spec in self.arch.modules.items():
+            if name not in self.arch.tied:
+                self._made[name] = self._module(spec.path, spec, None, 1, "")
+        for name, owner in self.arch.tied.items():
+            self._made[name] = self._tied(self.arch.modules[name], self._made[owner])
+        for param in plan.method.extra_params:
+            self.prompt_params.append(self._param(param.name, param.shape, param.dtype, param.trainable, 1))
+
+    def __getattr__(self, name: str) -> Any:
+        """Modules by the names the family gave them."""
+        try:
+            return self.__dict__["_made"][name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    # ---- making modules -------------------------------------------------
+
+    def _param(self, name: str, shape: tuple[int, ...], dt: DType, trainable: bool, count: int) -> Param:
+        param = Param(name, shape, dt, trainable, count)
+        if trainable:
+            self.params.append(param)
+        return param
+
+    def _module(self, path: str, spec: Module, layer: int | None, count: int, relative: str) -> Any:
+        plan = self.plan
+        name = relative or path
+        held = plan.held(path, spec)
+        made: dict[str, Param] = {}
+        for part, shape in spec.parameters:
+            if held.packed and part == "weight":
+                continue
+            full = f"{path}.{part}" if part else path
+            made[part] = self._param(full, shape, held.dtype, plan.method.trains(full, spec, part), count)
+        if isinstance(spec, Linear):
+            base: Any
+            if held.packed == "4bit":
+                base = Linear4bit(name, spec, made.get("bias"), plan.compute_dtype)
+            elif held.packed == "8bit":
+                base = Linear8bit(name, spec, made.get("bias"))
+            else:
+                base = PlainLinear(name, spec, made["weight"], made.get("bias"))
+            adapter = plan.method.adapter(path, spec, layer)
+            if adapter is None:
+                return base
+            params = [self._param(p.name, p.shape, p.dtype, p.trainable, count) for p in adapter.params]
+            return Adapted(base, adapter, params)
+        if isinstance(spec, (Embedding, Norm)):
+            return Table(spec, made.get("weight"), made.get("bias"))
+        return made[""]
+
+    def _tied(self, spec: Module, owner: Any) -> Any:
+        weight = owner.weight
+        if isinstance(spec, Linear):
+            bias = None
+            if spec.bias:
+                full = f"{spec.path}.bias"
+                trains = self.plan.method.trains(full, spec, "bias")
+                bias = self._param(full, (spec.out_features,), weight.dt, trains, 1)
+            return PlainLinear(spec.path, spec, weight, bias)
+        return Table(spec, weight, None)
+
+    def _layer(self, stack: str, block: Block, index: int, count: int) -> Layer:
+        prefix = self.arch.stacks[stack].prefix
+        made = Layer(block.facts)
+        for name, spec in block.modules.items():
+            setattr(made, name, self._module(f"{prefix}.{index}.{spec.path}", spec, index, count, spec.path))
+        return made
+
+    # ---- running --------------------------------------------------------
+
+    def run(self, g: Ops, stack: str, layer: Callable[[Any, Tensor], Tensor], x: Tensor) -> Tensor:
+        """Run a stack: ``x = layer(m, x)`` for each layer, equal runs of layers traced once.
+
+        The first layer is traced apart when its input needs no gradient and its
+        output does: it keeps less than the others.
+        """
+        plan = self.plan
+        t = g.t
+        spec = self.arch.stacks[stack]
+        checkpointed = plan.checkpointing and spec.checkpointed
+        cell = [x]
+        del x
+        for start, period, times in plan.runs(stack):
+            done = 0
+            while done < times:
+                before = cell[0].rg
+                alone = done == 0 and times > 1 and not before and plan.trains_anything
+                m = 1 if alone else times - done
+                layers = [
+                    self._layer(stack, spec.blocks[spec.order[start + i]], start + done * period + i, m)
+                    for i in range(period)
+                ]
+                for made in layers:
+                    self._prefix(g, made)
+
+                def body(layers: list[Layer] = layers) -> list[Tensor]:
+                    for made in layers:
+                        if checkpointed:
+                            cell[0] = t.checkpoint(layer, made, cell[0])
+                        else:
+                            cell[0] = layer(made, cell[0])
+                    return cell
+
+                if m == 1:
+                    body()
+                else:
+                    cell[0] = t.carry(cell[0], kept=done == 0 and start == 0)
+                    t.repeat(m, stack, body)
+                del body, layers, made
+                done += m
+        return cell.pop()
+
+    # ---- where methods and tasks reach in --------------------------------
+
+    def token_ids(self, g: Ops, batch: Batch, tokens: int | None = None) -> Tensor:
+        """A batch of input ids."""
+        return g.ids(batch.size, tokens or batch.tokens)
+
+    def embed_tokens(self, g: Ops, batch: Batch, table: str = "embed") -> Tensor:
+        """Token embeddings, with the method's virtual tokens in front where it has some."""
+        module = self._made[table]
+        x = g.embedding(self.token_ids(g, batch), module.weight, module.spec.path)
+        x = self.plan.method.on_embeddings(g, self, x)
+        if self.plan.input_require_grads and not x.rg:
+            x = Tensor(x.st, x.shape, x.n, x.dt, True, None)
+        return x
+
+    def _prefix(self, g: Ops, layer: Layer) -> None:
+        layer.prefix = self.plan.method.prefix(g, self)
+
+    def with_prefix(
+        self, g: Ops, layer: Layer, k: Tensor, v: Tensor, mask: Mask | None
+    ) -> tuple[Tensor, Tensor, Mask | None]:
+        """Keys and values with the method's trained prefix in front (``past_key_values.update``)."""
+        if layer.prefix is None:
+            return k, v, mask
+        pk, pv = layer.prefix
+        n = pk.shape[2]
+        k2 = g.cat((pk, k), (*k.shape[:2], k.shape[2] + n, k.shape[3]))
+        v2 = g.cat((pv, v), (*v.shape[:2], v.shape[2] + n, v.shape[3]))
+        return k2, v2, mask
+
+    def causal_loss(self, g: Ops, x: Tensor, batch: Batch, head: str = "lm_head", softcap: bool = False) -> Tensor:
+        """Head and loss of a causal model, or the fused loss under ``use_liger_kernel``."""
+        module = self._made[head]
+        plan = self.plan
+        if plan.settings.use_liger_kernel and not softcap:
+            return g.fused_linear_cross_entropy(x, module.weight)
+        logits = module(g, x)
+        del x
+        if softcap:
+            logits = g.scale(g.tanh(g.scale(logits, "softcap")), "softcap")
+        labels = g.ones((batch.size, logits.shape[1]), I64, "labels")
+        return self.finish(g, logits, labels)
+
+    def finish(self, g: Ops, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss function; under mixed precision accelerate makes an fp32 copy of all outputs."""
+        return g.causal_lm_loss(logits, labels)
+
+
+HALVES = (F16, BF16)
+
+
+def is_half(dt: DType) -> bool:
+    """Whether a dtype is one of the two 16-bit floats."""
+    return dt in HALVES
+
+
+def adapter_dtype(base: DType, autocast_adapter_dtype: bool = True) -> DType:
+    """PEFT casts adapters of a half base to fp32 unless told not to (``cast_adapter_dtype``)."""
+    return F32 if autocast_adapter_dtype and is_half(base) else base

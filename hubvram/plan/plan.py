@@ -1,0 +1,179 @@
+"""A plan: one architecture, one method, one set of settings, decided."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from hubvram.architecture.modules import Architecture, Linear, Module, Weight
+from hubvram.plan.methods.base import Context, Method, MethodPlan, Skip
+from hubvram.plan.network import Batch, is_half
+from hubvram.plan.optimizers import Optimizer
+from hubvram.plan.settings import QUANTIZATION_DEFAULTS, Settings
+from hubvram.plan.stacks import Stack
+from hubvram.timeline.dtypes import BF16, BY_NAME, F16, F32, DType
+
+AUTOCAST: Mapping[str, DType | None] = {"no": None, "bf16": BF16, "fp16": F16, "fp8": BF16}
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """How one module's weights are held in memory."""
+
+    dtype: DType
+    packed: str | None = None
+    """None, ``4bit`` or ``8bit``."""
+
+
+class Plan:
+    """Everything the timeline needs, decided once."""
+
+    def __init__(
+        self,
+        arch: Architecture,
+        method: Method,
+        settings: Settings,
+        *,
+        base_dtype: DType,
+        optimizer: Optimizer,
+        stack: Stack,
+        tokens: int,
+        source_tokens: int,
+    ) -> None:
+        """Applies the method.
+
+        Raises:
+            Skip: the model cannot take the method.
+            SettingError: a config key the method does not have.
+        """
+        self.arch = arch
+        self.definition = method
+        self.settings = settings
+        self.base_dtype = base_dtype
+        self.optimizer = optimizer
+        self.stack = stack
+        self.autocast = AUTOCAST[settings.mixed_precision]
+        self.training = method.training
+        self.checkpointing = settings.gradient_checkpointing and method.training
+        quant = dict(settings.quantization)
+        self.packed = self._packed(method, quant)
+        if self.packed:
+            quant = {**QUANTIZATION_DEFAULTS, **quant}
+        self.quantization = quant
+        self.double_quant = bool(quant.get("bnb_4bit_use_double_quant", True))
+        self.compute_dtype = BY_NAME.get(str(quant.get("bnb_4bit_compute_dtype", "bfloat16")), BF16)
+        self.prepared = bool(self.packed) and bool(quant.get("prepare_model_for_kbit_training", True))
+        self.input_require_grads = self.prepared and self.checkpointing
+        peft = method.config(settings.peft)
+        autocast_adapters = bool(peft.get("autocast_adapter_dtype", True))
+        adapter = F32 if autocast_adapters and is_half(base_dtype) else base_dtype
+        self.method: MethodPlan = method.apply(
+            Context(arch, base_dtype, peft, quant, self.checkpointing, adapter)
+        )
+        self.batch = Batch(settings.batch_size, tokens, source_tokens, settings.padding)
+        self.trains_anything = method.training
+        self._trainable: list[tuple[str, tuple[int, ...], DType, int]] | None = None
+        self._runs: dict[str, list[tuple[int, int, int]]] = {}
+
+    @staticmethod
+    def _packed(method: Method, quant: Mapping[str, Any]) -> str | None:
+        if method.quantization:
+            return method.quantization
+        if quant.get("load_in_4bit"):
+            return "4bit"
+        if quant.get("load_in_8bit"):
+            return "8bit"
+        return None
+
+    # ---- how weights are held -------------------------------------------
+
+    def held(self, path: str, module: Module) -> Held:
+        """dtype and packing of one module's weights."""
+        if isinstance(module, Weight) and module.dtype is not None:
+            return Held(BY_NAME[module.dtype])
+        if self.packed and isinstance(module, Linear) and module.role not in ("head", "router"):
+            if module.kind in ("Linear", "Conv1D"):
+                return Held(F32 if self.prepared else self.base_dtype, self.packed)
+        if self.prepared and is_half(self.base_dtype):
+            return Held(F32)
+        return Held(self.base_dtype)
+
+    def trainable(self) -> list[tuple[str, tuple[int, ...], DType, int]]:
+        """Every trained parameter as (name, shape, dtype, how many equal ones)."""
+        if self._trainable is None:
+            out: list[tuple[str, tuple[int, ...], DType, int]] = []
+            for name, spec in self.arch.modules.items():
+                self._collect(out, spec.path, spec, None, 1, tied=name in self.arch.tied)
+            for stack, s in self.arch.stacks.items():
+                for start, period, times in self.runs(stack):
+                    for i in range(period):
+                        for module in s.blocks[s.order[start + i]].modules.values():
+                            path = f"{s.prefix}.{start + i}.{module.path}"
+                            self._collect(out, path, module, start + i, times, tied=False)
+            out += [(p.name, p.shape, p.dtype, 1) for p in self.method.extra_params if p.trainable]
+            self._trainable = out
+        return self._trainable
+
+    def _collect(
+        self,
+        out: list[tuple[str, tuple[int, ...], DType, int]],
+        path: str,
+        spec: Module,
+        layer: int | None,
+        count: int,
+        *,
+        tied: bool,
+    ) -> None:
+        how = self.held(path, spec)
+        for part, shape in spec.parameters:
+            if (tied and part == "weight") or (how.packed and part == "weight"):
+                continue
+            full = f"{path}.{part}" if part else path
+            if self.method.trains(full, spec, part):
+                out.append((full, shape, how.dtype, count))
+        if isinstance(spec, Linear):
+            adapter = self.method.adapter(path, spec, layer)
+            if adapter is not None:
+                out += [(p.name, p.shape, p.dtype, count) for p in adapter.params if p.trainable]
+
+    def trainable_parameters(self) -> int:
+        """Their number."""
+        total = 0
+        for _, shape, _, count in self.trainable():
+            total += prod(shape) * count
+        return total
+
+    def runs(self, stack: str) -> list[tuple[int, int, int]]:
+        """Equal layers of a stack as (first layer, layers per period, number of periods)."""
+        if stack not in self._runs:
+            spec = self.arch.stacks[stack]
+            keys = [
+                (kind, self.method.layer_key(f"{spec.prefix}.{i}", i)) for i, kind in enumerate(spec.order)
+            ]
+            self._runs[stack] = periods(keys)
+        return self._runs[stack]
+
+
+def periods(keys: list[Any], longest: int = 12) -> list[tuple[int, int, int]]:
+    """Cut a list of layer kinds into (start, period, times), greedily by the stretch each covers."""
+    out: list[tuple[int, int, int]] = []
+    start, n = 0, len(keys)
+    while start < n:
+        best = (1, 1)
+        for period in range(1, min(longest, n - start) + 1):
+            times = 1
+            while (
+                start + (times + 1) * period <= n
+                and keys[start + times * period : start + (times + 1) * period] == keys[start : start + period]
+            ):
+                times += 1
+            if period * times > best[0] * best[1] and (times > 1 or period == 1):
+                best = (period, times)
+        out.append((start, *best))
+        start += best[0] * best[1]
+    return out
+
+
+__all__ = ["Held", "Plan", "Skip", "periods"]

@@ -1,0 +1,85 @@
+"""Which versions of transformers, peft, torch and bitsandbytes an estimate assumes, and what differs between them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hubvram.errors import SettingError
+
+NEWEST: Mapping[str, str] = {
+    "transformers": "5.23.0",
+    "peft": "0.21.2",
+    "torch": "2.13.0",
+    "bitsandbytes": "0.50.2",
+}
+"""The versions whose code the rules were read from."""
+
+Version = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Parsed versions."""
+
+    transformers: Version
+    peft: Version
+    torch: Version
+    bitsandbytes: Version
+
+    @classmethod
+    def parse(cls, given: Mapping[str, str]) -> Stack:
+        """Given versions over the newest known.
+
+        Raises:
+            SettingError: something that is not a version number.
+        """
+        merged = {**NEWEST, **{k: v for k, v in given.items() if k in NEWEST}}
+        return cls(**{k: version(k, v) for k, v in merged.items()})
+
+
+def applied(given: Mapping[str, str]) -> dict[str, str]:
+    """The versions assumed, for the report."""
+    return {**NEWEST, **given}
+
+
+def version(name: str, text: str) -> Version:
+    """``"4.48.1"`` -> (4, 48, 1); suffixes (``.dev0``, ``+cpu``) are dropped."""
+    numbers = re.match(r"\d+(\.\d+)*", str(text))
+    if not numbers:
+        raise SettingError(f"stack: {name}={text!r} is not a version number.")
+    return tuple(int(p) for p in numbers.group().split("."))
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A release after which memory differs."""
+
+    package: str
+    since: str
+    what: str
+    source: str
+
+
+DIFFERENCES: tuple[Difference, ...] = (
+    Difference("transformers", "4.45", "causal models no longer upcast all logits before the loss function is reached",
+               "transformers models/llama/modeling_llama.py 4.44 and 4.45"),
+    Difference("transformers", "4.48", "the loss shifts labels instead of copying shifted logits",
+               "transformers loss/loss_utils.py 4.47 and 4.48"),
+    Difference("transformers", "4.48", "sdpa gets grouped keys and values instead of repeated ones (torch >= 2.5)",
+               "transformers integrations/sdpa_attention.py"),
+    Difference("torch", "2.14", "the memory-efficient attention kernel takes grouped keys and values",
+               "torch aten/src/ATen/native/transformers/cuda/sdp_utils.cpp"),
+    Difference("bitsandbytes", "0.50", "a fused 4-bit product for small batches: no dequantised weight in the forward",
+               "bitsandbytes backends/cuda/ops.py"),
+)
+
+
+def catalogue() -> list[dict[str, Any]]:
+    """For ``hubvram stacks``: plain values."""
+    return [
+        {"package": d.package, "since": d.since, "newest": NEWEST[d.package], "what": d.what, "source": d.source}
+        for d in DIFFERENCES
+    ]

@@ -1,0 +1,73 @@
+"""Normalisation layers as the model families write them.
+
+RMSNorm in transformers is Python code (a chain of ops); LayerNorm is one kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hubvram.timeline.dtypes import F32
+from hubvram.timeline.ops.linear import LinearOps
+from hubvram.timeline.tracer import Storage, Tensor
+
+
+class NormOps(LinearOps):
+    """RMSNorm variants and LayerNorm."""
+
+    def rms_normalise(self, x: Tensor) -> Tensor:
+        """``x * rsqrt(mean(x^2) + eps)`` in fp32 (x already fp32)."""
+        r = self.rsqrt(self.add_scalar(self.mean_last(self.pow(x))))
+        return self.mul(x, r)
+
+    def rms_norm(self, x: Tensor, w: Tensor | None) -> Tensor:
+        """Llama's: normalise in fp32, cast back, times the weight (transformers modeling_llama.py, 5.23)."""
+        src = x.dt
+        y = self.to(self.rms_normalise(self.to(x, F32)), src)
+        return y if w is None else self.mul(w, y)
+
+    def rms_norm_fp32_weight(self, x: Tensor, w: Tensor) -> Tensor:
+        """OLMo-2's: the weight is applied in fp32 before the cast back."""
+        src = x.dt
+        return self.to(self.mul(w, self.rms_normalise(self.to(x, F32))), src)
+
+    def rms_norm_gemma(self, x: Tensor, w: Tensor) -> Tensor:
+        """Gemma's: fp32, times (1 + weight.float()), cast back (modeling_gemma2.py)."""
+        src = x.dt
+        y = self.rms_normalise(self.to(x, F32))
+        return self.to(self.mul(y, self.add_scalar(self.to(w, F32))), src)
+
+    def layer_norm(self, x: Tensor, w: Tensor | None, b: Tensor | None) -> Tensor:
+        """``F.layer_norm``: keeps x and two fp32 numbers a row; backward allocates gradients of x, w, b.
+
+        On autocast's fp32 list: a half input is cast up and the output is fp32.
+        Frozen weights still have their (unused) slots: no gradient is made for them.
+        """
+        if self.t.autocast is not None:
+            x = self.upper(x)
+            w = self.upper(w) if w is not None else None
+            b = self.upper(b) if b is not None else None
+        t = self.t
+        rows = x.n // x.shape[-1]
+        new, rx, n, dt, shape = t.new, x.rg, x.n * x.dt.size, x.dt, x.shape
+        rw, nw, ws, wd = (w.rg, w.n * w.dt.size, w.shape, w.dt) if w is not None else (False, 0, (), dt)
+        rb, nb, bs = (b.rg, b.n * b.dt.size, b.shape) if b is not None else (False, 0, ())
+
+        def bw(g: Storage) -> Sequence[Storage | None]:
+            return (
+                new(n, "layer_norm backward", shape, dt) if rx else None,
+                new(nw, "layer_norm grad weight", ws, wd) if rw else None,
+                new(nb, "layer_norm grad bias", bs, wd) if rb else None,
+            )
+
+        inputs = [x]
+        if w is not None:
+            inputs.append(w)
+        if b is not None:
+            inputs.append(b)
+        out = self.apply("layer_norm", inputs, shape, dt, bw, save=(x, w, b))
+        if out.rg:
+            mean = t.tensor((rows, 1), F32, "layer_norm mean")
+            rstd = t.tensor((rows, 1), F32, "layer_norm rstd")
+            t.save(out.node, "layer_norm", mean, rstd)
+        return out

@@ -1,0 +1,152 @@
+"""From the log of allocations to figures: the highest point of each phase, and what is alive there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+
+from hubvram.timeline.tracer import Segment, Tracer
+
+
+@dataclass(frozen=True, slots=True)
+class High:
+    """The highest point of one phase."""
+
+    phase: str
+    bytes: int
+    categories: tuple[int, int, int, int, int]
+    """weights, gradients, optimizer, activations, temporary."""
+    position: int
+    """Log position (of the one copy that is traced)."""
+    copies: int
+    """For a peak inside a repeated segment: the equal copies beside it, already in ``bytes``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """What the log says."""
+
+    highs: tuple[High, ...]
+    """One per phase, in order."""
+    ends: tuple[int, ...]
+    """Bytes alive at the end of each phase."""
+
+    @property
+    def peak(self) -> High:
+        """The highest of all; the earlier phase wins a draw."""
+        return max(self.highs, key=lambda h: h.bytes)
+
+
+def weights_of(tracer: Tracer) -> list[int]:
+    """Bytes that each storage stands for outside the segment it was born in."""
+    weighted = list(tracer.sizes)
+    for segment in tracer.segments:
+        if segment.m == 1:
+            continue
+        for sid in range(segment.sid_start, segment.sid_end):
+            weighted[sid] *= segment.m
+    for sid in tracer.single:
+        weighted[sid] = tracer.sizes[sid]
+    for sid, count in tracer.mult.items():
+        weighted[sid] = tracer.sizes[sid] * count
+    return weighted
+
+
+def read(tracer: Tracer) -> Timeline:
+    """Walk the log once.
+
+    A segment of m equal copies raises the level by (m - 1) times its own net
+    change before its inner peak is looked at (the last copy), or not at all if
+    the change is negative (the first copy): inside, the level is linear in the
+    number of copies, so the highest is at one of the two ends.
+    """
+    log, sizes = tracer.log, tracer.sizes
+    weighted = weights_of(tracer)
+    segments = sorted((s for s in tracer.segments if s.m > 1), key=lambda s: s.start)
+    cuts = [*tracer.phases, ("end", len(log))]
+    level = 0
+    highs: list[High] = []
+    ends: list[int] = []
+    for (name, start), (_, end) in zip(cuts, cuts[1:]):
+        best, best_at, best_copies = level, start, 0
+        at = start
+        for segment in [*[s for s in segments if start <= s.start < end], None]:
+            stop = segment.start if segment is not None else end
+            if stop > at:
+                deltas = [weighted[e] if e >= 0 else -weighted[~e] for e in log[at:stop]]
+                run = list(accumulate(deltas))
+                top = max(run)
+                if level + top > best:
+                    best, best_at, best_copies = level + top, at + run.index(top) + 1, 0
+                level += run[-1]
+            if segment is None:
+                break
+            deltas, once = _inside(tracer, segment)
+            if deltas:
+                run = list(accumulate(deltas))
+                top, net = max(run), run[-1]
+                before = max(0, (segment.m - 1) * net)
+                if level + before + top > best:
+                    best = level + before + top
+                    best_at = segment.start + run.index(top) + 1
+                    best_copies = segment.m - 1 if net > 0 else 0
+                level += segment.m * net - once
+            at = segment.end
+        highs.append(High(name, best, _categories(tracer, weighted, best_at, best_copies), best_at, best_copies))
+        ends.append(level)
+    return Timeline(tuple(highs), tuple(ends))
+
+
+def _inside(tracer: Tracer, segment: Segment) -> tuple[list[int], int]:
+    """Level changes of one copy of a segment, and what is freed once for all copies.
+
+    Tables shared by all layers (rotary cos and sin, masks) go when the last
+    copy lets go of them: the traced copy's free of such a storage counts once.
+    """
+    sizes, single = tracer.sizes, tracer.single
+    low = segment.sid_start
+    forward = segment.forward
+    f0, f1 = (forward.sid_start, forward.sid_end) if forward is not None else (0, 0)
+    deltas: list[int] = []
+    once = 0
+    for e in tracer.log[segment.start : segment.end]:
+        if e >= 0:
+            deltas.append(sizes[e])
+            continue
+        sid = ~e
+        if sid >= low or f0 <= sid < f1 or sid in single:
+            deltas.append(-sizes[sid])
+        else:
+            deltas.append(0)
+            once += sizes[sid]
+    return deltas, once
+
+
+def _categories(tracer: Tracer, weighted: list[int], position: int, copies: int) -> tuple[int, int, int, int, int]:
+    """Bytes per category at a log position, with ``copies`` more of the segment it lies in."""
+    totals = [0, 0, 0, 0, 0]
+    cats, sizes, log = tracer.cats, tracer.sizes, tracer.log
+    at = 0
+    for segment in [*sorted((s for s in tracer.segments if s.m > 1), key=lambda s: s.start), None]:
+        stop = min(segment.start if segment is not None else position, position)
+        for e in log[at:stop]:
+            sid = e if e >= 0 else ~e
+            totals[cats[sid]] += weighted[sid] if e >= 0 else -weighted[sid]
+        if segment is None or segment.start >= position:
+            break
+        inside = position <= segment.end
+        whole = [0, 0, 0, 0, 0]
+        for e in log[segment.start : segment.end]:
+            sid = e if e >= 0 else ~e
+            whole[cats[sid]] += sizes[sid] if e >= 0 else -sizes[sid]
+        if inside:
+            for e in log[segment.start : position]:
+                sid = e if e >= 0 else ~e
+                totals[cats[sid]] += sizes[sid] if e >= 0 else -sizes[sid]
+            for c in range(5):
+                totals[c] += copies * whole[c]
+            break
+        for c in range(5):
+            totals[c] += segment.m * whole[c]
+        at = segment.end
+    return (totals[0], totals[1], totals[2], totals[3], totals[4])

@@ -1,0 +1,147 @@
+"""The phases of a training step, in order: load, forward, backward, clip and optimizer step.
+
+The traced step is one in the middle of training: optimizer states exist, cuBLAS
+has its workspaces. The first step differs only by being lower before its
+optimizer step; the highest of steps 1 to 3 is the same.
+"""
+
+from __future__ import annotations
+
+from hubvram.architecture.modules import Linear
+from hubvram.plan.network import Network
+from hubvram.plan.optimizers import state_bytes
+from hubvram.plan.plan import Plan
+from hubvram.timeline.dtypes import F32, U8
+from hubvram.timeline.ops import Ops
+from hubvram.timeline.ops.quantized import int8_bytes, nf4_bytes
+from hubvram.timeline.tracer import GRADIENTS, OPTIMIZER, TEMPORARY, WEIGHTS, Storage, Tracer
+
+CUBLAS_WORKSPACE = 8320 * 1024
+"""Bytes per (handle, stream) below compute capability 9.0: 2 x 4096 KiB + 8 x 16 KiB (torch 2.13
+``CUDABlas.cpp`` getChosenWorkspaceSize, ``:4096:2:16:8``). Forward and backward run in different threads: two."""
+CUBLAS_WORKSPACE_HOPPER = 32 * 1024 * 1024
+"""The same from compute capability 9.0 on."""
+
+
+def trace(plan: Plan, *, explain: bool = False, sm: int = 80) -> tuple[Tracer, Network]:
+    """Run one step of ``plan`` under a tracer."""
+    t = Tracer(explain=explain)
+    g = Ops(
+        t,
+        training=plan.training,
+        attn=plan.settings.attn_implementation,
+        sm=sm,
+        torch=plan.stack.torch,
+        transformers=plan.stack.transformers,
+        peft=plan.stack.peft,
+        bitsandbytes=plan.stack.bitsandbytes,
+    )
+    t.phase("load")
+    held: list[Storage | None] = weights(plan, t)
+    net = Network(plan)
+    t.phase("forward")
+    workspace = CUBLAS_WORKSPACE if sm < 90 else CUBLAS_WORKSPACE_HOPPER
+    threads = 2 if plan.training else 1
+    held.append(t.hold(workspace, threads, TEMPORARY, "cuBLAS workspace", (workspace,), U8))
+    if not plan.training:
+        with t.no_grad(), t.autocasting(plan.autocast):
+            plan.arch.forward(g, net, plan.batch)
+        t.phase("optimizer")
+        del held
+        return t, net
+    states = optimizer_states(plan, t)
+    with t.autocasting(plan.autocast):
+        loss = plan.arch.forward(g, net, plan.batch)
+    t.phase("backward")
+    t.backward(loss)
+    del loss
+    t.phase("optimizer")
+    step(plan, t, net)
+    for param in net.params:
+        param.grad = None
+    t.phase("steady")
+    del states, held
+    return t, net
+
+
+def weights(plan: Plan, t: Tracer) -> list[Storage | None]:
+    """Allocate every weight as it is held after loading, equal layers together."""
+    held: list[Storage | None] = []
+    arch = plan.arch
+    for name, spec in arch.modules.items():
+        held += _module(plan, t, spec.path, spec, None, 1, tied=name in arch.tied)
+    for stack, s in arch.stacks.items():
+        for start, period, times in plan.runs(stack):
+            for i in range(period):
+                block = s.blocks[s.order[start + i]]
+                for module in block.modules.values():
+                    path = f"{s.prefix}.{start + i}.{module.path}"
+                    held += _module(plan, t, path, module, start + i, times, tied=False)
+    for p in plan.method.extra_params:
+        held.append(t.hold(_size(p.shape) * p.dtype.size, 1, WEIGHTS, p.name, p.shape, p.dtype))
+    return held
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    n = 1
+    for side in shape:
+        n *= side
+    return n
+
+
+def _module(
+    plan: Plan, t: Tracer, path: str, spec: object, layer: int | None, count: int, *, tied: bool
+) -> list[Storage | None]:
+    held: list[Storage | None] = []
+    how = plan.held(path, spec)  # type: ignore[arg-type]  # Module union
+    for part, shape in spec.parameters:  # type: ignore[attr-defined]  # every Module has it
+        if tied and part == "weight":
+            continue
+        name = f"{path}.{part}" if part else path
+        if how.packed and part == "weight" and isinstance(spec, Linear):
+            n = spec.in_features * spec.out_features
+            sizes = (
+                nf4_bytes(n, plan.double_quant)
+                if how.packed == "4bit"
+                else int8_bytes(spec.out_features, spec.in_features)
+            )
+            held += [t.hold(size, count, WEIGHTS, f"{name} ({how.packed})", (size,), U8) for size in sizes]
+            continue
+        held.append(t.hold(_size(shape) * how.dtype.size, count, WEIGHTS, name, shape, how.dtype))
+    if isinstance(spec, Linear):
+        adapter = plan.method.adapter(path, spec, layer)
+        if adapter is not None:
+            held += [
+                t.hold(_size(p.shape) * p.dtype.size, count, WEIGHTS, p.name, p.shape, p.dtype)
+                for p in adapter.params
+            ]
+    return held
+
+
+def optimizer_states(plan: Plan, t: Tracer) -> list[Storage | None]:
+    """States of every trainable parameter, equal layers together."""
+    held: list[Storage | None] = []
+    for name, shape, dt, count in plan.trainable():
+        size = state_bytes(plan.optimizer, _size(shape), shape, dt)
+        held.append(t.hold(size, count, OPTIMIZER, f"{plan.optimizer.name} states of {name}", shape, dt))
+    return held
+
+
+def step(plan: Plan, t: Tracer, net: Network) -> None:
+    """Gradient clipping and the optimizer's own temporaries."""
+    params = list(plan.trainable())
+    count = sum(c for *_, c in params)
+    if plan.settings.max_grad_norm > 0 and count:
+        norms = t.hold(F32.size, count, TEMPORARY, "clip_grad_norm_ norms", (), F32)
+        stacked = t.hold(F32.size * count, 1, TEMPORARY, "clip_grad_norm_ stacked norms", (count,), F32)
+        del norms, stacked
+    if plan.optimizer.foreach_temporaries:
+        held = [
+            t.hold(_size(shape) * dt.size, c * plan.optimizer.foreach_temporaries, TEMPORARY,
+                   f"foreach temporary of {name}", shape, dt)
+            for name, shape, dt, c in params
+        ]
+        del held
+
+
+__all__ = ["GRADIENTS", "optimizer_states", "step", "trace", "weights"]

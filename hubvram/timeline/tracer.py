@@ -1,0 +1,576 @@
+"""A small autograd on tensors without data: what PyTorch would allocate and free, in order.
+
+The description of a model (``architecture/families``) is run like PyTorch code:
+ops make `Tensor`s, tensors own `Storage`s, graph `Node`s own what autograd
+saves for backward. Lifetimes are those of the Python references, exactly as in
+PyTorch, where a storage is freed when its last reference goes: every
+allocation and every free is one entry of `Tracer.log`. Nothing here knows
+about models, methods or optimizers.
+
+This relies on CPython's reference counting (as PyTorch's memory behaviour
+does). Rules for code that runs under the tracer: backward closures capture
+numbers and flags, never tensors; nothing may form a reference cycle; a function
+must not depend on freeing its own arguments early.
+
+Repeated layers are traced once. `Tracer.repeat` marks the forward part of the
+log (and, when backward passes through its nodes, the backward part) as
+standing for ``m`` equal copies; `peak.py` multiplies.
+
+Sources: torch 2.13 ``autograd/engine.cpp`` (ready queue by sequence number),
+``input_buffer.cpp`` (in-place accumulation when the buffer is the only owner),
+``accumulate_grad.h`` (stealing), ``utils/checkpoint.py`` (non-reentrant
+checkpointing with early stop), ``aten/src/ATen/autocast_mode.cpp`` (weight cache).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from heapq import heappop, heappush
+from math import prod
+from sys import getrefcount
+from typing import Any
+
+from hubvram.timeline.dtypes import F32, DType
+
+# What a storage is, for the breakdown.
+WEIGHTS, GRADIENTS, OPTIMIZER, ACTIVATIONS, TEMPORARY = range(5)
+
+# How ops treat autograd.
+GRAD = 0  # build the graph, keep what is saved
+DROP = 1  # inside a checkpointed layer: build the graph, keep nothing, count what would be saved
+RECOMPUTE = 2  # the second run of a checkpointed layer: no graph, hand the saved storages to the first run's nodes
+OFF = 3  # torch.no_grad()
+
+ALLOC_ROUND = 512  # bytes; CUDACachingAllocator kMinBlockSize
+
+LEAF_INDEX = 1 << 62  # sequence number of AccumulateGrad nodes: run at once when ready
+
+Backward = Callable[["Storage"], Sequence["Storage | None"]]
+
+
+class Storage:
+    """One allocation. Its ``__del__`` is the free."""
+
+    __slots__ = ("log", "sid")
+
+    def __init__(self, sid: int, log: list[int]) -> None:
+        """Remember the id and the log to write the free to."""
+        self.sid = sid
+        self.log = log
+
+    def __del__(self) -> None:
+        """Freed: the last reference is gone."""
+        self.log.append(~self.sid)
+
+
+class Tensor:
+    """A view of a storage: shape and dtype, and its place in the graph."""
+
+    __slots__ = ("__weakref__", "dt", "n", "node", "rg", "shape", "st")
+
+    def __init__(
+        self,
+        st: Storage | None,
+        shape: tuple[int, ...],
+        n: int,
+        dt: DType,
+        rg: bool = False,
+        node: Node | None = None,
+    ) -> None:
+        """``n`` is the number of elements of the view; ``rg`` is requires_grad."""
+        self.st = st
+        self.shape = shape
+        self.n = n
+        self.dt = dt
+        self.rg = rg
+        self.node = node
+
+    def view(self, *shape: int) -> Tensor:
+        """Same storage, other shape; one side may be -1."""
+        if -1 in shape:
+            known = prod(s for s in shape if s != -1)
+            shape = tuple(self.n // known if s == -1 else s for s in shape)
+        return Tensor(self.st, shape, self.n, self.dt, self.rg, self.node)
+
+    def narrow(self, *shape: int) -> Tensor:
+        """A smaller view of the same storage (slice, select, split).
+
+        The gradient of a slice is padded to the whole; where that costs
+        memory, use `Ops.split`.
+        """
+        return Tensor(self.st, shape, prod(shape), self.dt, self.rg, self.node)
+
+    def detach(self) -> Tensor:
+        """Same storage, outside the graph."""
+        return Tensor(self.st, self.shape, self.n, self.dt)
+
+
+class Param(Tensor):
+    """A weight. Its own memory is accounted for by the plan, not by a storage here."""
+
+    __slots__ = ("count", "grad", "name")
+
+    def __init__(self, name: str, shape: tuple[int, ...], dt: DType, trainable: bool, count: int = 1) -> None:
+        """``count`` is how many equal ones there are (layers)."""
+        super().__init__(None, shape, prod(shape), dt, trainable, None)
+        self.name = name
+        self.count = count
+        self.grad: Storage | None = None
+        if trainable:
+            self.node = AccumulateGrad(self)
+
+    def nbytes(self) -> int:
+        """Bytes of one copy after the allocator's rounding."""
+        return rounded(self.n * self.dt.size)
+
+
+class Node:
+    """One step of the graph: gradients of the inputs from the gradient of the output."""
+
+    __slots__ = ("bw", "edges", "frame", "grad", "idx", "kept", "saved")
+
+    def __init__(self, idx: int, bw: Backward, edges: tuple[Node | None, ...]) -> None:
+        """``edges`` are the nodes of the inputs, None where no gradient is wanted."""
+        self.idx = idx
+        self.bw = bw
+        self.edges = edges
+        self.saved: Any = None
+        self.kept: Any = None
+        self.frame: Frame | None = None
+        self.grad: Storage | None = None
+
+
+class GatherNode(Node):
+    """A node with several outputs (split): holds one gradient for each until it runs."""
+
+    __slots__ = ("parts",)
+
+    def __init__(self, idx: int, bw: Backward, edges: tuple[Node | None, ...]) -> None:
+        """``bw`` gets the first part's gradient; the rest are held beside it."""
+        super().__init__(idx, bw, edges)
+        self.parts: list[Storage] = []
+
+
+class AccumulateGrad(Node):
+    """The end of the graph at a trainable weight."""
+
+    __slots__ = ("expected", "param_ref")
+
+    def __init__(self, param: Param) -> None:
+        """Points back by weak reference: a strong one would be a cycle."""
+        import weakref
+
+        super().__init__(LEAF_INDEX, _no_backward, ())
+        self.param_ref = weakref.ref(param)
+        self.expected = 0
+
+
+class Frame:
+    """A checkpointed call: its inputs, and the saved-tensor holders of its nodes."""
+
+    __slots__ = ("args", "autocast", "done", "fn", "holders", "packs")
+
+    def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...], autocast: DType | None) -> None:
+        """Keeps ``args`` alive, as torch's input saver does."""
+        self.fn = fn
+        self.args = args
+        self.autocast = autocast
+        self.packs = 0
+        self.holders: list[list[Storage | None]] = []
+        self.done = False
+
+
+class _StopRecompute(Exception):
+    """The last saved tensor has been recomputed (torch's early stop)."""
+
+
+class Segment:
+    """A stretch of the log that stands for ``m`` equal copies."""
+
+    __slots__ = ("end", "forward", "label", "m", "sid_end", "sid_start", "start")
+
+    def __init__(self, m: int, start: int, sid_start: int, label: str, forward: Segment | None = None) -> None:
+        """Opened at log position ``start``; ``forward`` is the forward part of a backward segment."""
+        self.forward = forward
+        self.m = m
+        self.start = start
+        self.sid_start = sid_start
+        self.end = -1
+        self.sid_end = -1
+        self.label = label
+
+
+def rounded(nbytes: int) -> int:
+    """Bytes the CUDA caching allocator counts for a request."""
+    return (nbytes + (ALLOC_ROUND - 1)) // ALLOC_ROUND * ALLOC_ROUND if nbytes > 0 else 0
+
+
+def _pass_on(grad: Storage) -> Sequence[Storage | None]:
+    return (grad,)
+
+
+def _no_backward(grad: Storage) -> Sequence[Storage | None]:
+    raise AssertionError("AccumulateGrad has no backward function")
+
+
+def _owners(node: Node) -> int:
+    return getrefcount(node.grad)
+
+
+def _sole_owner() -> int:
+    probe = Node(0, _no_backward, ())
+    probe.grad = Storage(0, [])
+    return _owners(probe)
+
+
+_SOLE = _sole_owner()
+"""What `_owners` says when the node's buffer is the only reference (differs between Python versions)."""
+
+
+class Tracer:
+    """Records allocations and frees, builds the graph, runs backward."""
+
+    def __init__(self, *, explain: bool = False) -> None:
+        """``explain`` also records which op keeps each storage."""
+        self.log: list[int] = []
+        self.sizes: list[int] = []
+        self.cats: list[int] = []
+        self.info: list[tuple[str, str, tuple[int, ...], DType]] = []
+        self.kept_by: dict[int, list[str]] | None = {} if explain else None
+        self.single: set[int] = set()
+        """Storages born in a repeated segment that exist once all the same (what one copy hands to the next)."""
+        self.mult: dict[int, int] = {}
+        """Storages born outside segments that stand for several."""
+        self.segments: list[Segment] = []
+        self.phases: list[tuple[str, int]] = []
+        self.mode = GRAD
+        self.cat = ACTIVATIONS
+        self.scope = ""
+        self.autocast: DType | None = None
+        self._cache: dict[int, Tensor] = {}
+        self._frame: Frame | None = None
+        self._idx = 0
+        self._ranges: list[tuple[int, int, Segment]] = []
+
+    # ---- memory -------------------------------------------------------
+
+    def new(self, nbytes: int, op: str, shape: tuple[int, ...] = (), dt: DType = F32) -> Storage | None:
+        """Allocate; None for zero bytes."""
+        if nbytes <= 0:
+            return None
+        sizes = self.sizes
+        sid = len(sizes)
+        sizes.append((nbytes + 511) & -512)
+        self.cats.append(self.cat)
+        self.info.append((op, self.scope, shape, dt))
+        log = self.log
+        log.append(sid)
+        return Storage(sid, log)
+
+    def passing(self, *nbytes: int, op: str) -> None:
+        """Buffers that live only inside one kernel call, all at once."""
+        held = [self.new(n, op) for n in nbytes]
+        del held
+
+    def tensor(self, shape: tuple[int, ...], dt: DType, op: str) -> Tensor:
+        """A new tensor outside the graph."""
+        n = prod(shape)
+        return Tensor(self.new(n * dt.size, op, shape, dt), shape, n, dt)
+
+    def hold(self, nbytes: int, count: int, cat: int, op: str, shape: tuple[int, ...], dt: DType) -> Storage | None:
+        """One storage that stands for ``count`` equal ones, of a given category."""
+        before, self.cat = self.cat, cat
+        st = self.new(nbytes, op, shape, dt)
+        self.cat = before
+        if st is not None and count != 1:
+            self.mult[st.sid] = count
+        return st
+
+    def phase(self, name: str) -> None:
+        """Start a phase: load, forward, backward, optimizer."""
+        self.phases.append((name, len(self.log)))
+        self.cat = ACTIVATIONS if name == "forward" else TEMPORARY
+
+    # ---- graph --------------------------------------------------------
+
+    def node(self, bw: Backward, inputs: Sequence[Tensor]) -> Node | None:
+        """A node over ``inputs``; None when recomputing (the first run's nodes serve)."""
+        if self.mode == RECOMPUTE:
+            return None
+        edges = tuple([t.node if t.rg else None for t in inputs])
+        for e in edges:
+            if e is not None and e.idx == LEAF_INDEX:
+                e.expected += 1  # type: ignore[attr-defined]  # only AccumulateGrad has LEAF_INDEX
+        self._idx = idx = self._idx + 1
+        return Node(idx, bw, edges)
+
+    def gather(self, bw: Backward, x: Tensor, parts: int) -> list[Node]:
+        """The graph of a split of ``x``: one node per part, all feeding one that joins the gradients."""
+        self._idx = idx = self._idx + 1
+        joined = GatherNode(idx, bw, (x.node,))
+        if x.node is not None and x.node.idx == LEAF_INDEX:
+            x.node.expected += 1  # type: ignore[attr-defined]  # only AccumulateGrad has LEAF_INDEX
+        nodes = []
+        for _ in range(parts):
+            self._idx = idx = self._idx + 1
+            nodes.append(Node(idx, _pass_on, (joined,)))
+        return nodes
+
+    def save(self, node: Node | None, op: str, *tensors: Tensor | None) -> None:
+        """Keep ``tensors`` for ``node``'s backward. Weights count, but keep nothing alive.
+
+        Call before the op allocates its output for saved inputs, after for
+        saved results, as PyTorch's generated code does: it decides where a
+        recomputation stops.
+        """
+        kept = [t for t in tensors if t is not None]
+        if not kept:
+            return
+        mode = self.mode
+        if mode == GRAD:
+            if node is not None:
+                more = [t.st for t in kept]
+                node.saved = more if node.saved is None else node.saved + more
+        elif mode == DROP:
+            frame = self._frame
+            if node is not None and frame is not None:
+                frame.packs += len(kept)
+                holder: list[Storage | None] = []
+                frame.holders.append(holder)
+                node.frame = frame
+                node.saved = [holder] if node.saved is None else [*node.saved, holder]
+            return
+        elif mode == RECOMPUTE:
+            frame = self._frame
+            if frame is not None:
+                frame.holders[self._next_holder].extend([t.st for t in kept])
+                self._next_holder += 1
+                self._packs += len(kept)
+                if self._packs >= frame.packs:
+                    if self.kept_by is not None:
+                        self._note(kept, op)
+                    raise _StopRecompute
+        if self.kept_by is not None:
+            self._note(kept, op)
+
+    def attach(self, node: Node | None, op: str, *tensors: Tensor) -> None:
+        """Tensors a Python autograd function keeps as plain attributes of its context.
+
+        Checkpointing does not see them: they stay from the first forward pass on.
+        """
+        if node is not None:
+            node.kept = [t.st for t in tensors]
+            if self.kept_by is not None:
+                self._note(tensors, op)
+
+    def _note(self, kept: Sequence[Tensor], op: str) -> None:
+        notes = self.kept_by
+        if notes is None:
+            return
+        label = f"{self.scope}.{op}" if self.scope else op
+        for t in kept:
+            if t.st is not None:
+                users = notes.setdefault(t.st.sid, [])
+                if label not in users:
+                    users.append(label)
+
+    def wants_grad(self, *inputs: Tensor) -> bool:
+        """Whether an op on these inputs is recorded."""
+        if self.mode == OFF:
+            return False
+        return any(t.rg for t in inputs)
+
+    # ---- autocast -----------------------------------------------------
+
+    def cached_cast(self, t: Tensor, cast: Callable[[Tensor], Tensor]) -> Tensor:
+        """autocast's cast: trainable fp32 weights once per region, anything else at every call."""
+        if not (isinstance(t, Param) and t.rg and t.dt is F32):
+            return cast(t)
+        hit = self._cache.get(id(t))
+        if hit is None:
+            hit = self._cache[id(t)] = cast(t)
+        return hit
+
+    @contextmanager
+    def autocasting(self, dt: DType | None) -> Iterator[None]:
+        """torch.autocast: the weight cache is dropped when the outermost region ends."""
+        before, cache = self.autocast, self._cache
+        self.autocast, self._cache = dt, ({} if before is None else cache)
+        try:
+            yield
+        finally:
+            self.autocast, self._cache = before, cache
+
+    @contextmanager
+    def no_grad(self) -> Iterator[None]:
+        """torch.no_grad()."""
+        before, self.mode = self.mode, OFF
+        try:
+            yield
+        finally:
+            self.mode = before
+
+    # ---- checkpointing and repetition ---------------------------------
+
+    def checkpoint(self, fn: Callable[..., Any], *args: Any) -> Any:
+        """Non-reentrant checkpointing of ``fn(*args)``."""
+        if self.mode != GRAD:
+            return fn(*args)
+        frame = Frame(fn, args, self.autocast)
+        self.mode, self._frame = DROP, frame
+        try:
+            return fn(*args)
+        finally:
+            self.mode, self._frame = GRAD, None
+
+    _next_holder = 0
+    _packs = 0
+
+    def _recompute(self, frame: Frame) -> None:
+        frame.done = True
+        saved = self.mode, self._frame, self.scope, self._next_holder, self._packs
+        self.mode, self._frame, self._next_holder, self._packs = RECOMPUTE, frame, 0, 0
+        try:
+            with self.autocasting(frame.autocast):
+                frame.fn(*frame.args)
+        except _StopRecompute:
+            pass
+        finally:
+            self.mode, self._frame, self.scope, self._next_holder, self._packs = saved
+
+    def repeat(self, m: int, label: str, body: Callable[[], Sequence[Tensor]]) -> Sequence[Tensor]:
+        """Run ``body`` once as one of ``m`` equal copies; returns what it hands on."""
+        segment = Segment(m, len(self.log), len(self.sizes), label)
+        first = self._idx + 1
+        out = body()
+        segment.end, segment.sid_end = len(self.log), len(self.sizes)
+        self.segments.append(segment)
+        for t in out:
+            if t.st is not None:
+                self.single.add(t.st.sid)
+        self._ranges.append((first, self._idx, segment))
+        return out
+
+    def carry(self, x: Tensor, *, kept: bool) -> Tensor:
+        """``x`` as the input of a repeated stretch; ``kept``: the caller keeps ``x`` itself alive.
+
+        The copies after the first free their input, which is the output of the
+        copy before; where the caller keeps the first input, a stand-in of the
+        same size lets the traced copy do so too.
+        """
+        if x.st is None:
+            return x
+        if not kept:
+            self.single.add(x.st.sid)
+            return x
+        op, _, shape, dt = self.info[x.st.sid]
+        st = self.new(self.sizes[x.st.sid], op, shape, dt)
+        if st is not None:
+            self.single.add(st.sid)
+        return Tensor(st, x.shape, x.n, x.dt, x.rg, x.node)
+
+    # ---- backward -----------------------------------------------------
+
+    def backward(self, loss: Tensor) -> None:
+        """Run the graph from ``loss``; gradients of weights end in `Param.grad`."""
+        node = loss.node
+        if node is None:
+            return
+        node.grad = self.new(loss.n * loss.dt.size, "ones_like", loss.shape, loss.dt)
+        heap: list[tuple[int, Node]] = [(-node.idx, node)]
+        self._pending = heap
+        del node
+        ranges = self._ranges
+        at = len(ranges) - 1
+        segment: Segment | None = None
+        while heap:
+            idx = -heap[0][0]
+            while at >= 0 and idx < ranges[at][0]:
+                if segment is not None:
+                    self._close(segment)
+                    segment = None
+                at -= 1
+            if segment is None and at >= 0 and idx <= ranges[at][1] and ranges[at][2].m > 1:
+                forward = ranges[at][2]
+                segment = Segment(forward.m, len(self.log), len(self.sizes), forward.label, forward)
+                self._hand_on(heap)
+            current = heappop(heap)[1]
+            self._step(current, heap)
+            del current
+        if segment is not None:
+            self._close(segment)
+
+    def _close(self, segment: Segment) -> None:
+        segment.end, segment.sid_end = len(self.log), len(self.sizes)
+        self.segments.append(segment)
+        self._hand_on(self._pending)
+
+    def _hand_on(self, heap: list[tuple[int, Node]]) -> None:
+        """Gradients on their way from one copy to the next exist once."""
+        for _, node in heap:
+            if node.grad is not None:
+                self.single.add(node.grad.sid)
+
+    def _step(self, node: Node, heap: list[tuple[int, Node]]) -> None:
+        frame = node.frame
+        if frame is not None:
+            if not frame.done:
+                self._recompute(frame)
+            del frame
+        grad, node.grad = node.grad, None
+        assert grad is not None  # noqa: S101 - a node is queued only when a gradient has arrived
+        outs = node.bw(grad)
+        del grad
+        if node.__class__ is GatherNode:
+            node.parts.clear()  # type: ignore[attr-defined]  # checked one line above
+        if node.frame is not None:
+            for holder in node.saved:
+                holder.clear()
+            node.frame = None
+        node.saved = node.kept = None
+        edges, node.edges = node.edges, ()
+        for edge, out in zip(edges, outs):
+            if edge is None:
+                continue
+            if edge.idx == LEAF_INDEX:
+                self._arrive(edge, out)  # type: ignore[arg-type]
+            elif out is not None:
+                if edge.grad is None:
+                    edge.grad = out
+                    heappush(heap, (-edge.idx, edge))
+                elif edge.__class__ is GatherNode:
+                    edge.parts.append(out)  # type: ignore[attr-defined]  # checked one line above
+                else:
+                    self._add(edge, out)
+
+    def _add(self, node: Node, more: Storage) -> None:
+        """InputBuffer::accumulate: in place when nothing else holds the buffer."""
+        if node.grad is more:
+            return
+        if _owners(node) > _SOLE:
+            have = node.grad
+            if have is not None:
+                size, (op, _, shape, dt) = self.sizes[have.sid], self.info[have.sid]
+                node.grad = self.new(size, "add gradients of " + op, shape, dt)
+
+    def _arrive(self, leaf: AccumulateGrad, grad: Storage | None) -> None:
+        leaf.expected -= 1
+        if grad is not None:
+            if leaf.grad is None:
+                leaf.grad = grad
+            else:
+                # A weight used twice (tied head). A product's gradient is a transposed view of its
+                # buffer and the sum is made out of place; a cast's is plain and takes it in place.
+                size, (op, _, shape, dt) = self.sizes[grad.sid], self.info[grad.sid]
+                if self.info[leaf.grad.sid][0] != "to":
+                    leaf.grad = self.new(size, "sum of gradients of " + op, shape, dt)
+        if leaf.expected > 0:
+            return
+        param = leaf.param_ref()
+        buffer, leaf.grad = leaf.grad, None
+        if param is None or buffer is None:
+            return
+        if param.grad is None:
+            param.grad = buffer
+            self.cats[buffer.sid] = GRADIENTS
