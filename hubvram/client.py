@@ -13,27 +13,35 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from hubvram.errors import NetworkError, OfflineError, SettingError, StoreError
+from hubvram.errors import NetworkError, SettingError, StoreError
 from hubvram.gpus import Card, fits
 from hubvram.plan.settings import Settings
 from hubvram.report.record import Report
-from hubvram.sources.refs import RepoRef, effective_endpoint, parse_ref
+from hubvram.sources import (
+    RepoRef,
+    effective_endpoint,
+    fetch_snapshot,
+    is_offline,
+    open_source,
+    parse_ref,
+    resolve_head,
+)
 
 if TYPE_CHECKING:
     from hubvram.estimator import Description
     from hubvram.report.inspection import Inspection
     from hubvram.report.record import Estimate
     from hubvram.snapshot.records import Snapshot
-    from hubvram.sources.hub import HubSource
+    from hubvram.sources.records import Source
     from hubvram.store.store import Store
 
 FRESH_FOR = timedelta(hours=24)
 """How long a branch or tag is believed to point where the Hub last said. A commit id never changes its meaning."""
 
 _SHA_LENGTH = 40
-_TRUE = ("1", "ON", "YES", "TRUE")
+T = TypeVar("T")
 
 
 def _warn(message: str) -> None:
@@ -74,7 +82,7 @@ class Client:
     ) -> None:
         self.endpoint = effective_endpoint(endpoint)
         self.db = db
-        self.offline = offline or _offline_by_environment()
+        self.offline = is_offline(bool(offline))
         self.refresh = refresh and not self.offline
         self.token = token
         self.timeout = timeout
@@ -85,7 +93,7 @@ class Client:
         self._lock = threading.RLock()
         self._store: Store | None = None
         self._opened = False
-        self._source: HubSource | None = None
+        self._source: Source | None = None
 
     def __enter__(self) -> Client:
         return self
@@ -162,49 +170,40 @@ class Client:
         from hubvram.estimator import describe
 
         if ref.is_local:
-            from hubvram.sources import fetch_snapshot
-
             snapshot = fetch_snapshot(ref)
             return snapshot, describe(snapshot)
-        store, name = self.store, _name(ref)
-        known = store.load_snapshot(self.endpoint, name, ref.revision) if store else None
+        name = _name(ref)
+        known = self._ask(lambda store: store.load_snapshot(self.endpoint, name, ref.revision))
         if known and not self.refresh and self._fresh(ref, known.checked_at):
             return known.snapshot, known.description
-        if self.offline:
-            raise OfflineError(
-                f"{ref} is not in the cache and offline mode is on.",
-                hint="Run once without --offline (and without HF_HUB_OFFLINE).",
-                repo_id=ref.repo_id,
-            )
+        source = self._open_source(ref)
         try:
-            info = self.source.resolve(ref)
-            if store and info.commit_sha:
-                store.touch_ref(self.endpoint, name, ref.revision, info.commit_sha)
-                same = store.load_snapshot(self.endpoint, name, info.commit_sha)
+            info = resolve_head(ref, source=source)
+            sha = info.commit_sha or ""
+            if self._ask(lambda store: store.touch_ref(self.endpoint, name, ref.revision, sha)):
+                same = self._ask(lambda store: store.load_snapshot(self.endpoint, name, ref.revision))
                 if same:
-                    return replace(same.snapshot, requested_revision=ref.requested_revision), same.description
-            snapshot = self.source.snapshot(ref, info)
+                    return same.snapshot, same.description
+            snapshot = fetch_snapshot(ref, info=info, source=source)
         except NetworkError as error:
             if known:
                 error.hint = f"The cache has an answer of {known.checked_at}: --offline prints it."
             raise
         description = describe(snapshot)
-        if store:
-            self._keep(lambda: store.save_snapshot(snapshot, description, asked_repo_id=ref.repo_id))
+        self._ask(lambda store: store.save_snapshot(snapshot, description, asked_repo_id=ref.repo_id))
         return snapshot, description
 
-    @property
-    def source(self) -> HubSource:
-        """The Hub, one connection pool and one rate limit for all repos; made when first asked."""
+    def _open_source(self, ref: RepoRef) -> Source:
+        """The Hub: one connection pool and one rate limit for all repos, opened for the first."""
         with self._lock:
             if self._source is None:
-                from hubvram.sources.hub import HubSource
-
-                self._source = HubSource(
-                    self.endpoint,
+                self._source = open_source(
+                    ref,
+                    endpoint=self.endpoint,
                     token=self.token,
                     deadline=self.timeout,
                     allow_conversion_pr=self.allow_conversion_pr,
+                    offline=self.offline,
                     on_wait=self._status,
                 )
             return self._source
@@ -231,11 +230,10 @@ class Client:
         """The finished answer, if every method of it is kept and it is fresh; no tensor is read for it."""
         from hubvram.estimator import FORMULA_VERSION
 
-        store = self.store
-        if store is None:
-            return None
-        found = store.load_report(
-            self.endpoint, _name(ref), ref.revision, asked.key(), FORMULA_VERSION, names, explain=explain
+        found = self._ask(
+            lambda store: store.load_report(
+                self.endpoint, _name(ref), ref.revision, asked.key(), FORMULA_VERSION, names, explain=explain
+            )
         )
         if found is None or found.missing or not (stale or self._fresh(ref, found.checked_at)):
             return None
@@ -254,13 +252,12 @@ class Client:
 
         applied, estimates = estimator.estimate(snapshot, asked, methods=names, explain=explain)
         report = make_report(snapshot, description, applied, estimates)
-        store = self._store
-        if store is not None and snapshot.commit_sha is not None and snapshot.endpoint is not None:
+        if snapshot.commit_sha is not None and snapshot.endpoint is not None:
             from hubvram.store import ModelKey
 
             key = ModelKey(snapshot.endpoint, snapshot.repo_id, snapshot.commit_sha)
-            self._keep(
-                lambda: store.save_estimates(
+            self._ask(
+                lambda store: store.save_estimates(
                     key,
                     asked.key(),
                     estimator.FORMULA_VERSION,
@@ -272,12 +269,21 @@ class Client:
             )
         return report
 
-    def _keep(self, save: Callable[[], object]) -> None:
-        """Write to the cache; an answer that cannot be kept is still an answer."""
+    def _ask(self, question: Callable[[Store], T]) -> T | None:
+        """Read or write the cache; None where there is none, or where it fails: the Hub can still answer."""
+        store = self.store
+        if store is None:
+            return None
         try:
-            save()
+            return question(store)
         except StoreError as error:
-            self._warn(f"the answer could not be kept: {error.message}")
+            if self.need_store:
+                raise
+            self._warn(f"going on without the cache: {error.message}")
+            with self._lock:
+                self._store = None
+            store.close()
+            return None
 
     def _fresh(self, ref: RepoRef, checked_at: str) -> bool:
         if self.offline or _is_sha(ref.revision):
@@ -340,8 +346,3 @@ def _is_sha(revision: str | None) -> bool:
 
 def _join(*parts: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(text for part in parts for text in part))
-
-
-def _offline_by_environment() -> bool:
-    """Whether HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set, by the values that huggingface_hub takes."""
-    return any(os.environ.get(name, "").upper() in _TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))

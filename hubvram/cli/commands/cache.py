@@ -69,7 +69,7 @@ def migrate(db: str | None, output: Output) -> None:
 @db_option
 @output_options
 @click.pass_context
-def check(ctx: click.Context, db: str | None, output: Output) -> None:
+def check(ctx: click.Context, /, db: str | None, output: Output) -> None:
     """Look for damage: the file, its references, sums that must agree. Exit code 1 if there is any."""
     from hubvram.report.page import Page
     from hubvram.store import open_store

@@ -33,7 +33,7 @@ from hubvram.report.page import Page
 @click.option("--rule-of-thumb", is_flag=True, help="Add the guide's figure: parameters in billions x 2 x 2 GB.")
 @output_options
 @click.pass_context
-def estimate(ctx: click.Context, repos: tuple[str, ...], output: Output, **options: Any) -> None:
+def estimate(ctx: click.Context, /, repos: tuple[str, ...], output: Output, **options: Any) -> None:
     """GPU memory that each fine-tuning method takes on REPO.
 
     REPO is org/name, org/name@revision, hf://org/name, a huggingface.co URL, or a local folder (./dir).

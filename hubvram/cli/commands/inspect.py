@@ -20,7 +20,7 @@ from hubvram.report.page import Page
 @hub_options
 @output_options
 @click.pass_context
-def inspect(ctx: click.Context, repos: tuple[str, ...], output: Output, **options: Any) -> None:
+def inspect(ctx: click.Context, /, repos: tuple[str, ...], output: Output, **options: Any) -> None:
     """Exact parameters, dtypes and files of REPO.
 
     Also the architecture, and which files were ignored and why.

@@ -50,7 +50,7 @@ FIELDS = (
 @hub_options
 @output_options
 @click.pass_context
-def scan(ctx: click.Context, file: str, jobs: int, strict: bool, output: Output, **options: Any) -> None:
+def scan(ctx: click.Context, /, file: str, jobs: int, strict: bool, output: Output, **options: Any) -> None:
     """Estimate many repos into the cache.
 
     What is there can be asked with `hubvram sql`. FILE has a repo a line: org/name, org/name@revision,
