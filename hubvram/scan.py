@@ -169,7 +169,7 @@ def iter_scan(
     if on_start is not None:
         on_start(len(items))
     scan_id = store.start_scan(total=len(items), settings_key=settings_key) if store else None
-    counts = {"ok": 0, "error": 0}
+    tally: list[str] = []  # appended to by the workers: a repo counts when it is stored, read or not
 
     def work(item: _Item) -> ScanResult:
         result = _one(item, estimate_one)
@@ -184,6 +184,7 @@ def iter_scan(
                 endpoint=endpoint,
                 scan_id=scan_id,
             )
+        tally.append(result.status)
         return result
 
     running: set[Future[ScanResult]] = set()
@@ -198,18 +199,12 @@ def iter_scan(
             if not running:
                 break
             done, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in sorted(done, key=lambda f: f.result().position):
-                result = future.result()
-                counts[result.status] += 1
-                yield result
+            yield from sorted((future.result() for future in done), key=lambda r: r.position)
         interrupted = False
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
-        for future in running:
-            if future.done() and not future.cancelled() and future.exception() is None:
-                counts[future.result().status] += 1
         if store is not None and scan_id is not None:
-            store.finish_scan(scan_id, ok=counts["ok"], failed=counts["error"], interrupted=interrupted)
+            store.finish_scan(scan_id, ok=tally.count("ok"), failed=tally.count("error"), interrupted=interrupted)
 
 
 def _collapse(repos: Iterable[str | RepoRef], endpoint: str | None) -> list[_Item]:

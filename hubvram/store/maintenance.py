@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import Connection, case, delete, func, select
 
 from hubvram.store import migrate, sqlite, writing
 from hubvram.store import schema as s
@@ -99,7 +99,7 @@ def check(store: Store) -> list[str]:
 
 def _newest_problems(connection: Connection) -> Iterator[str]:
     m = s.models.c
-    marked = func.sum(m.is_newest)
+    marked = func.sum(case((m.is_newest, 1), else_=0))
     query = select(m.repo_id, m.endpoint, marked).group_by(m.endpoint, m.repo_id).having(marked != 1)
     for repo_id, endpoint, found in connection.execute(query):
         yield f"{repo_id} at {endpoint} has {found} newest commits instead of one"

@@ -88,6 +88,9 @@ def _rows(engine: Engine, sql: str, where: str) -> Iterator[tuple[Any, ...]]:
                     yield tuple(row)
             except DBAPIError as error:
                 raise _query_error(connection, error, where) from error
+            except Warning as error:
+                # How Python 3.10 says that there is more than one statement.
+                raise SettingError("The SQL holds more than one statement.", hint=READ_ONLY_HINT) from error
             except (ValueError, UnicodeError) as error:
                 raise SettingError(f"The SQL cannot be run: {error}.", hint=READ_ONLY_HINT) from error
     finally:
@@ -113,7 +116,7 @@ def _query_error(connection: Connection, error: DBAPIError, where: str) -> Hubvr
         columns = sqlite.view_columns(connection)
         hint = _nearest(bare, columns) or '`hubvram sql "select * from models limit 1"` shows the columns of a view.'
         return SettingError(f"The SQL names a column that is not there: {found[1]}.", hint=hint)
-    if "malformed" in lower or "not a database" in lower or "unable to open" in lower or "locked" in lower:
+    if "image is malformed" in lower or "not a database" in lower or "unable to open" in lower or "locked" in lower:
         return sqlite.explain_error(error, where)
     return SettingError(f"The SQL is wrong: {text}.", hint="docs/schema.md lists the views and their columns.")
 

@@ -94,9 +94,10 @@ def make_engine(url: URL) -> Engine:
 
 def make_read_only_engine(path: Path) -> Engine:
     """An engine that cannot write, whatever statement it is given."""
-    # A WAL file in a folder that cannot be written cannot have its -shm made; with no -wal beside
-    # it nobody has unfinished writes there, and reading it as immutable is right.
-    frozen = not os.access(path.parent, os.W_OK) and not Path(f"{path}-wal").exists()
+    # In a folder that cannot be written, the -shm of a WAL file cannot be made. Where there is no
+    # -wal either, nobody has unfinished writes there, and reading it as immutable is right.
+    log = Path(f"{path}-wal")
+    frozen = not os.access(path.parent, os.W_OK) and not (log.exists() and log.stat().st_size)
     uri = f"file:{quote(str(path))}?mode=ro" + ("&immutable=1" if frozen else "")
 
     def connect() -> sqlite3.Connection:
@@ -117,16 +118,19 @@ def make_read_only_engine(path: Path) -> Engine:
 
 _READING = frozenset({sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE})
 _READING_PRAGMAS = frozenset(
-    {"table_info", "table_xinfo", "table_list", "index_list", "index_info", "foreign_key_list", "user_version"}
+    {"table_info", "table_xinfo", "table_list", "index_list", "index_info", "foreign_key_list"}
 )
+_VALUE_PRAGMAS = frozenset({"application_id", "user_version", "schema_version", "journal_mode", "encoding"})
+"""Reading without a value, writing with one."""
 
 
 def _authorize(action: int, first: str | None, second: str | None, *_rest: str | None) -> int:
     if action in _READING or action == sqlite3.SQLITE_TRANSACTION:
         return sqlite3.SQLITE_OK
-    if action == sqlite3.SQLITE_PRAGMA and (first or "").lower() in _READING_PRAGMAS:
-        # user_version takes a value; table_info and its like take a name.
-        return sqlite3.SQLITE_DENY if first == "user_version" and second else sqlite3.SQLITE_OK
+    if action == sqlite3.SQLITE_PRAGMA:
+        name = (first or "").lower()
+        if name in _READING_PRAGMAS or (name in _VALUE_PRAGMAS and second is None):
+            return sqlite3.SQLITE_OK
     return sqlite3.SQLITE_DENY
 
 
@@ -264,7 +268,7 @@ def explain_error(error: DBAPIError, where: str) -> StoreError:
     lower = text.lower()
     move = f"Move {where} away: hubvram makes a new one and fills it again."
     other = "Choose another place with --db PATH or HUBVRAM_DB."
-    if "not a database" in lower or "malformed" in lower:
+    if "not a database" in lower or "image is malformed" in lower or "malformed database" in lower:
         return StoreError(f"The cache {where} is damaged or not a database ({text}).", hint=move)
     if "unable to open" in lower:
         return StoreError(f"Cannot open the cache {where} ({text}).", hint=other)

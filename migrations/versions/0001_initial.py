@@ -16,7 +16,7 @@ ROW_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 def _integers(table: str, *columns: str) -> sa.CheckConstraint:
     """SQLite takes anything in an integer column unless it is told not to."""
     test = " AND ".join(f"typeof({c}) IN ('integer', 'null')" for c in columns)
-    return sa.CheckConstraint(test, name=f"ck_{table}_integers").ddl_if(dialect="sqlite")
+    return sa.CheckConstraint(test, name=op.f(f"ck_{table}_integers")).ddl_if(dialect="sqlite")
 
 
 def upgrade() -> None:
@@ -42,7 +42,7 @@ def upgrade() -> None:
         sa.Column("hubvram_version", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk__scans"),
         _integers("_scans", "total", "ok", "failed"),
-        sa.CheckConstraint("status IN ('running', 'finished', 'interrupted')", name="ck__scans_status"),
+        sa.CheckConstraint("status IN ('running', 'finished', 'interrupted')", name=op.f("ck__scans_status")),
     )
     op.create_table(
         "_errors",
@@ -239,7 +239,7 @@ def upgrade() -> None:
             "loaded_bytes",
             "steady_bytes",
         ),
-        sa.CheckConstraint("status IN ('ok', 'partial', 'skipped')", name="ck__estimates_status"),
+        sa.CheckConstraint("status IN ('ok', 'partial', 'skipped')", name=op.f("ck__estimates_status")),
         sa.ForeignKeyConstraint(["run_id"], ["_runs.id"], name="fk__estimates_run_id", ondelete="CASCADE"),
     )
     op.create_table(
