@@ -10,7 +10,10 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from hubvram.sources.loopback import LoopbackHub, serving
 from hubvram.sources.refs import effective_endpoint
+
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "models"
 
 
 def reachable(endpoint: str) -> bool:
@@ -36,13 +39,12 @@ def main(repo: str) -> int:
     endpoint = effective_endpoint()
     if reachable(endpoint):
         return hubvram(repo)
-    from hubvram.sources.loopback import serve_fixtures
-
+    hub = LoopbackHub(FIXTURES)
     sys.stderr.write(
         f"{endpoint} cannot be reached: the fixtures of this checkout are served on this machine instead.\n"
     )
-    with serve_fixtures() as hub, tempfile.TemporaryDirectory() as folder:
-        return hubvram(repo, HF_ENDPOINT=hub.endpoint, HUBVRAM_DB=str(Path(folder, "hubvram.db")))
+    with serving(hub.answer) as address, tempfile.TemporaryDirectory() as folder:
+        return hubvram(repo, HF_ENDPOINT=address, HUBVRAM_DB=str(Path(folder, "hubvram.db")))
 
 
 if __name__ == "__main__":

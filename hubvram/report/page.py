@@ -31,7 +31,7 @@ class Sheet:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One result of a command."""
+    """One result of a command. One without head, sheets and notes has nothing to say to people."""
 
     data: Any
     """What the JSON formats print: plain values, bytes as integers."""

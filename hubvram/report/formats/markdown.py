@@ -19,6 +19,8 @@ def render(pages: Iterable[Page], many: bool) -> Iterator[str]:
         parts = ["  \n".join(escape(line) for line in page.head)] if page.head else []
         parts += [_sheet(sheet) for sheet in page.sheets]
         parts += ["- " + "\n- ".join(escape(line) for line in page.notes)] if page.notes else []
+        if not parts:
+            continue
         yield ("" if first else "\n") + "\n\n".join(parts) + "\n"
         first = False
 

@@ -16,6 +16,8 @@ def render(pages: Iterable[Page], many: bool) -> Iterator[str]:
         parts += [grid(sheet, "simple") for sheet in page.sheets]
         if page.notes:
             parts.append("\n".join(clean(line) for line in page.notes))
+        if not parts:
+            continue
         yield ("" if first else "\n") + "\n\n".join(parts) + "\n"
         first = False
 
