@@ -5,11 +5,14 @@ Imports no network, no database, no click. The same inputs give the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from hubvram.plan.settings import Settings
-from hubvram.report.record import Estimate, ParameterCounts
+from hubvram.architecture.modules import Architecture
+from hubvram.errors import UnsupportedError
+from hubvram.plan.settings import DEFAULT_SEQ_LEN, Settings
+from hubvram.report.record import Breakdown, Estimate, ParameterCounts
 from hubvram.snapshot.records import Snapshot
 
 FORMULA_VERSION = 1
@@ -28,3 +31,168 @@ class Description:
     parameters: ParameterCounts
     max_seq_len: int | None
     warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Built:
+    """An architecture, or why there is none."""
+
+    arch: Architecture | None
+    reason: str | None
+    family: str | None
+
+
+def _build(snapshot: Snapshot) -> _Built:
+    from hubvram.architecture import families
+    from hubvram.architecture.config import Config
+    from hubvram.architecture.header import Header
+
+    model_type = _text(snapshot.config, "model_type")
+    family = families.find(model_type)
+    if family is None:
+        name = f"model type {model_type!r}" if model_type else "a model without model_type in config.json"
+        return _Built(None, f"{name} is not in the catalogue (`hubvram architectures`)", None)
+    try:
+        return _Built(family.build(Config(snapshot.config), Header(snapshot.tensors)), None, family.name)
+    except UnsupportedError as error:
+        return _Built(None, error.message, family.name)
+
+
+def describe(snapshot: Snapshot) -> Description:
+    """Counts, names and limits of a snapshot."""
+    from hubvram.snapshot.counts import count_parameters
+
+    built = _build(snapshot)
+    architectures = snapshot.config.get("architectures")
+    first = architectures[0] if isinstance(architectures, list) and architectures else None
+    return Description(
+        model_type=_text(snapshot.config, "model_type"),
+        architecture=first if isinstance(first, str) else None,
+        family=built.family,
+        parameters=count_parameters(snapshot),
+        max_seq_len=built.arch.max_seq_len if built.arch else None,
+        warnings=snapshot.warnings,
+    )
+
+
+def base_dtype(snapshot: Snapshot, asked: str) -> str:
+    """dtype the base weights are loaded in: as asked, else the checkpoint's.
+
+    ``auto`` follows transformers' ``dtype="auto"``: the config's ``dtype`` /
+    ``torch_dtype``, else the float dtype that most stored elements have. A
+    checkpoint whose weights are all packed computes in float16 unless it says.
+    """
+    if asked != "auto":
+        return asked
+    from hubvram.timeline.dtypes import SAFETENSORS
+
+    for config in (snapshot.config, snapshot.config.get("text_config")):
+        if isinstance(config, Mapping):
+            for key in ("dtype", "torch_dtype"):
+                value = config.get(key)
+                if isinstance(value, str) and value.removeprefix("torch.") in ("float32", "bfloat16", "float16"):
+                    return value.removeprefix("torch.")
+    counts: dict[str, int] = {}
+    for tensor in snapshot.tensors:
+        dtype = SAFETENSORS.get(tensor.dtype)
+        if dtype is not None and dtype.is_float and dtype.size in (2, 4):
+            counts[dtype.name] = counts.get(dtype.name, 0) + tensor.numel
+    return max(counts, key=lambda name: counts[name]) if counts else "float16"
+
+
+def estimate(
+    snapshot: Snapshot,
+    settings: Settings,
+    methods: Sequence[str] | None = None,
+    explain: bool = False,
+) -> tuple[dict[str, Any], list[Estimate]]:
+    """Estimate each method; also the settings as applied (dtype, seq_len, stack resolved).
+
+    Raises:
+        SettingError: an unknown method or optimizer, or a config key a method does not have.
+    """
+    from hubvram.plan import methods as catalogue
+    from hubvram.plan import optimizers, stacks
+
+    optimizer = optimizers.find(settings.optim)
+    stack = stacks.Stack.parse(settings.stack)
+    chosen = [catalogue.find(name) for name in (methods if methods is not None else catalogue.names())]
+    built = _build(snapshot)
+    limit = built.arch.max_seq_len if built.arch else None
+    tokens = settings.seq_len or (min(DEFAULT_SEQ_LEN, limit) if limit else DEFAULT_SEQ_LEN)
+    source_tokens = settings.source_len or tokens
+    dtype = base_dtype(snapshot, settings.dtype)
+    applied = settings.to_dict()
+    applied.update(
+        dtype=dtype,
+        seq_len=tokens,
+        source_len=source_tokens,
+        optim=settings.optim,
+        stack=stacks.applied(settings.stack),
+    )
+    estimates = []
+    for method in chosen:
+        if built.arch is None:
+            estimates.append(Estimate(method.name, "skipped", reason=built.reason))
+            continue
+        estimates.append(
+            _one(built.arch, method, settings, dtype, optimizer, stack, tokens, source_tokens, explain)
+        )
+    return applied, estimates
+
+
+def _one(
+    arch: Architecture,
+    method: Any,
+    settings: Settings,
+    dtype: str,
+    optimizer: Any,
+    stack: Any,
+    tokens: int,
+    source_tokens: int,
+    explain: bool,
+) -> Estimate:
+    from hubvram.plan.plan import Plan, Skip
+    from hubvram.timeline import explained, reserved
+    from hubvram.timeline.dtypes import BY_NAME
+    from hubvram.timeline.peak import read
+    from hubvram.timeline.phases import trace
+
+    try:
+        plan = Plan(
+            arch,
+            method,
+            settings,
+            base_dtype=BY_NAME[dtype],
+            optimizer=optimizer,
+            stack=stack,
+            tokens=tokens,
+            source_tokens=source_tokens,
+        )
+        tracer, _ = trace(plan, explain=explain)
+    except Skip as skip:
+        return Estimate(method.name, "skipped", reason=str(skip))
+    timeline = read(tracer)
+    peak = timeline.peak
+    held = reserved.peak_reserved(tracer, timeline)
+    missing = (*arch.not_counted, *plan.not_counted)
+    return Estimate(
+        method=method.name,
+        status="partial" if missing else "ok",
+        not_counted=missing,
+        trainable_parameters=plan.trainable_parameters(),
+        peak_allocated_bytes=peak.bytes,
+        peak_reserved_bytes=held,
+        total_bytes=held + reserved.CUDA_CONTEXT_BYTES,
+        peak_phase=peak.phase,  # type: ignore[arg-type]  # phases.trace names them
+        breakdown=Breakdown(*peak.categories),
+        loaded_bytes=timeline.ends[0],
+        steady_bytes=timeline.steady,
+        marks=explained.marks(timeline) if explain else (),
+        alive=explained.alive(tracer, timeline) if explain else (),
+    )
+
+
+def _text(config: Mapping[str, Any], key: str) -> str | None:
+    value = config.get(key)
+    return value if isinstance(value, str) else None

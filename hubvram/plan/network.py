@@ -302,6 +302,8 @@ class Network:
         plan = self.plan
         if plan.settings.use_liger_kernel and not softcap:
             return g.fused_linear_cross_entropy(x, module.weight)
+        if not plan.training:  # generation asks for the last token's logits only
+            return module(g, g.slice(x, (x.shape[0], 1, x.shape[2])))
         logits = module(g, x)
         del x
         if softcap:

@@ -32,6 +32,11 @@ class Timeline:
     """Bytes alive at the end of each phase."""
 
     @property
+    def steady(self) -> int:
+        """Between steps: after the optimizer step and zero_grad."""
+        return self.ends[-2]
+
+    @property
     def peak(self) -> High:
         """The highest of all; the earlier phase wins a draw."""
         return max(self.highs, key=lambda h: h.bytes)

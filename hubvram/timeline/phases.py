@@ -14,7 +14,7 @@ from hubvram.plan.plan import Plan
 from hubvram.timeline.dtypes import F32, U8
 from hubvram.timeline.ops import Ops
 from hubvram.timeline.ops.quantized import int8_bytes, nf4_bytes
-from hubvram.timeline.tracer import GRADIENTS, OPTIMIZER, TEMPORARY, WEIGHTS, Storage, Tracer
+from hubvram.timeline.tracer import ACTIVATIONS, OPTIMIZER, TEMPORARY, WEIGHTS, Storage, Tracer
 
 CUBLAS_WORKSPACE = 8320 * 1024
 """Bytes per (handle, stream) below compute capability 9.0: 2 x 4096 KiB + 8 x 16 KiB (torch 2.13
@@ -44,9 +44,11 @@ def trace(plan: Plan, *, explain: bool = False, sm: int = 80) -> tuple[Tracer, N
     threads = 2 if plan.training else 1
     held.append(t.hold(workspace, threads, TEMPORARY, "cuBLAS workspace", (workspace,), U8))
     if not plan.training:
+        held.append(kv_cache(plan, t))
         with t.no_grad(), t.autocasting(plan.autocast):
             plan.arch.forward(g, net, plan.batch)
         t.phase("optimizer")
+        t.phase("steady")
         del held
         return t, net
     states = optimizer_states(plan, t)
@@ -62,6 +64,18 @@ def trace(plan: Plan, *, explain: bool = False, sm: int = 80) -> tuple[Tracer, N
     t.phase("steady")
     del states, held
     return t, net
+
+
+def kv_cache(plan: Plan, t: Tracer) -> Storage | None:
+    """Keys and values of every layer for the whole sequence, in the base dtype (transformers DynamicCache)."""
+    arch = plan.arch
+    if arch.task not in ("causal", "seq2seq", "speech"):
+        return None
+    per_token = arch.facts.get("cache_bytes_per_token")
+    if per_token is None:
+        per_token = 2 * arch.num_layers * arch.num_key_value_heads * arch.head_dim * plan.base_dtype.size
+    size = per_token * plan.batch.tokens * plan.batch.size
+    return t.hold(size, 1, ACTIVATIONS, "KV cache", (plan.batch.size, plan.batch.tokens), plan.base_dtype)
 
 
 def weights(plan: Plan, t: Tracer) -> list[Storage | None]:
@@ -144,4 +158,4 @@ def step(plan: Plan, t: Tracer, net: Network) -> None:
         del held
 
 
-__all__ = ["GRADIENTS", "optimizer_states", "step", "trace", "weights"]
+__all__ = ["kv_cache", "optimizer_states", "step", "trace", "weights"]

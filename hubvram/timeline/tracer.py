@@ -240,6 +240,8 @@ class Tracer:
         self.kept_by: dict[int, list[str]] | None = {} if explain else None
         self.single: set[int] = set()
         """Storages born in a repeated segment that exist once all the same (what one copy hands to the next)."""
+        self.held: set[int] = set()
+        """Storages made by `hold`: weights, states, workspaces."""
         self.mult: dict[int, int] = {}
         """Storages born outside segments that stand for several."""
         self.segments: list[Segment] = []
@@ -283,8 +285,10 @@ class Tracer:
         before, self.cat = self.cat, cat
         st = self.new(nbytes, op, shape, dt)
         self.cat = before
-        if st is not None and count != 1:
-            self.mult[st.sid] = count
+        if st is not None:
+            self.held.add(st.sid)
+            if count != 1:
+                self.mult[st.sid] = count
         return st
 
     def phase(self, name: str) -> None:

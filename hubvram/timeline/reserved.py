@@ -1,0 +1,144 @@
+"""Reserved memory: the timeline's allocations played through the caching allocator.
+
+Repeated layers are played a few times only; what each further copy adds is the
+mean of what the played ones added. Weights and optimizer states come first and
+stay: they are laid out by arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hubvram.timeline.allocator import MIDDLE_LIMIT, SMALL_LIMIT, CachingAllocator, segment_size
+from hubvram.timeline.peak import Timeline
+from hubvram.timeline.tracer import Segment, Tracer
+
+CUDA_CONTEXT_BYTES = 500 * 2**20
+"""What nvidia-smi shows beyond reserved memory: context, loaded kernels, library handles.
+
+Published readings: 141 MiB (T4, CUDA 12.8, lazy loading, few kernels), 0.47 to
+0.92 GiB (A100 class, kernels loaded), 1343 MiB (V100, CUDA 11.2, eager
+loading). The figure stands for a current card with CUDA 12 and lazy loading
+after a training step has loaded its kernels.
+"""
+
+PLAYED = 3
+"""Copies of a repeated layer that are played."""
+
+
+def packed(sizes: Iterable[tuple[int, int]]) -> int:
+    """Bytes reserved by (size, count) allocations that stay for good, made in any order.
+
+    Large ones have segments of their own; the others share segments as full as they go.
+    """
+    reserved = 0
+    small = 0
+    middle: dict[int, int] = {}
+    for size, count in sizes:
+        if size <= SMALL_LIMIT:
+            small += size * count
+        elif size < MIDDLE_LIMIT:
+            middle[size] = middle.get(size, 0) + count
+        else:
+            reserved += segment_size(size) * count
+    reserved += -(-small // segment_size(1)) * segment_size(1)
+    total = sum(size * count for size, count in middle.items())
+    whole = segment_size(SMALL_LIMIT + 1)
+    return reserved + -(-total // whole) * whole
+
+
+def peak_reserved(tracer: Tracer, timeline: Timeline) -> int:
+    """``torch.cuda.max_memory_reserved()`` over the step, in bytes."""
+    static = [
+        (tracer.sizes[sid], tracer.mult.get(sid, 1)) for sid in tracer.log[: tracer.phases[-2][1]] if sid in tracer.held
+    ]
+    base = packed(static)
+    static_bytes = sum(size * count for size, count in static)
+    moving = _Player(tracer).play()
+    step = next((h.bytes for h in timeline.highs if h.phase == "optimizer"), 0) - static_bytes
+    return max(base + max(moving, step, 0), timeline.peak.bytes)
+
+
+class _Player:
+    """Plays the forward and backward phases."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        self.t = tracer
+        self.a = CachingAllocator()
+        self.extra = 0.0
+        self.copies: dict[int, int] = {}
+        """sid -> copies played, for storages born in repeated segments."""
+        self.handed: dict[int, int] = {}
+        """Carried-in sid -> carried-out sid of the same segment."""
+
+    def play(self) -> int:
+        """Reserved bytes at the end."""
+        t = self.t
+        segments = sorted((s for s in t.segments if s.m > 1), key=lambda s: s.start)
+        start = next(at for name, at in t.phases if name == "forward")
+        stop = next(at for name, at in t.phases if name == "optimizer")
+        at = start
+        for segment in segments:
+            if segment.start < start or segment.start >= stop:
+                continue
+            self._plain(t.log[at : segment.start])
+            self._repeated(segment)
+            at = segment.end
+        self._plain(t.log[at:stop])
+        return self.a.reserved + int(self.extra)
+
+    def _plain(self, events: list[int]) -> None:
+        t, a = self.t, self.a
+        held, sizes, copies, single = t.held, t.sizes, self.copies, t.single
+        for e in events:
+            if e >= 0:
+                if e not in held:
+                    a.malloc(e, sizes[e])
+                continue
+            sid = ~e
+            n = copies.get(sid)
+            if n is None:
+                a.free(sid)
+            elif sid in single:
+                a.free((sid, n - 1))
+                a.free((sid, 0))
+            else:
+                for j in range(n):
+                    a.free((sid, j))
+
+    def _repeated(self, segment: Segment) -> None:
+        t, a = self.t, self.a
+        sizes, single, held = t.sizes, t.single, t.held
+        events = t.log[segment.start : segment.end]
+        n = min(segment.m, PLAYED)
+        forward = segment.forward
+        low, high = segment.sid_start, segment.sid_end
+        f0, f1 = (forward.sid_start, forward.sid_end) if forward is not None else (0, 0)
+        carried_in = [~e for e in events if e < 0 and ~e < low and not f0 <= ~e < f1 and ~e in single]
+        carried_out = [s for s in range(low, high) if s in single]
+        handed = dict(zip(carried_in, carried_out))
+        if forward is None:
+            self.handed.update(zip((s for s in carried_in), carried_out))
+        levels = []
+        for i in range(n):
+            j = i if forward is None else n - 1 - i  # backward meets the last copy first
+            for e in events:
+                sid = e if e >= 0 else ~e
+                if low <= sid < high or f0 <= sid < f1:
+                    key: object = (sid, j)
+                elif sid in single and sid in handed and i > 0:
+                    key = (handed[sid], j - 1 if forward is None else j + 1)
+                else:
+                    key = sid
+                    if e < 0 and i < n - 1 and sid not in single:
+                        continue  # shared by all copies: the last one lets go
+                if e >= 0:
+                    if e not in held:
+                        a.malloc(key, sizes[e])
+                else:
+                    a.free(key)
+            levels.append(a.reserved)
+        for sid in range(low, high):
+            self.copies[sid] = n
+        if segment.m > n > 1:
+            self.extra += (segment.m - n) * (levels[-1] - levels[0]) / (n - 1)
