@@ -194,7 +194,7 @@ def counts_from(model: Mapping[Any, Any], by_dtype: Iterable[tuple[str, int]]) -
     """The exact counts from a model's row and its rows of ``_parameters``."""
     return ParameterCounts(
         total=model["parameters"],
-        by_dtype=dict(sorted(by_dtype, key=lambda pair: -pair[1])),
+        by_dtype=dict(sorted(by_dtype, key=lambda pair: (-pair[1], pair[0]))),
         stored_bytes=model["stored_bytes"],
         logical_total=model["logical_parameters"],
         logical_note=model["logical_note"],

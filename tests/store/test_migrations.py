@@ -82,7 +82,7 @@ with open_store({str(db)!r}) as store:
 heavy = {{"alembic", "huggingface_hub", "hubvram.estimator", "hubvram.store.views", "sqlalchemy.orm.session", "mako"}}
 print(sorted(heavy & set(sys.modules)))
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)  # noqa: S603
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 
 
@@ -100,7 +100,7 @@ with open_store(sys.argv[1]) as store:
     for attempt in range(3):
         path = tmp_path / f"race{attempt}.db"
         processes = [
-            subprocess.Popen(  # noqa: S603
+            subprocess.Popen(
                 [sys.executable, "-c", program, str(path)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -121,7 +121,7 @@ with open_store(sys.argv[1]) as store:
             assert (process.returncode, errors) == (0, "")
         with open_store(path) as store, store.reading() as connection:
             assert connection.execute(text("select count(*) from scans")).scalar() == 4
-            assert connection.execute(text(f"select version_num from {migrate.VERSION_TABLE}")).all() == [  # noqa: S608
+            assert connection.execute(text(f"select version_num from {migrate.VERSION_TABLE}")).all() == [
                 (migrate.HEAD,)
             ]
 
@@ -166,7 +166,9 @@ def test_a_table_may_be_rebuilt_below_the_views(
     """SQLite changes a column by copying the table: rows that refer to it must survive that."""
     save()
     store.close()
-    next_version("with op.batch_alter_table('_models', recreate='always') as b: b.alter_column('author', type_=sa.String())")
+    next_version(
+        "with op.batch_alter_table('_models', recreate='always') as b: b.alter_column('author', type_=sa.String())"
+    )
     with open_store(db) as newer:
         assert newer.check() == []
         assert newer.stats().estimates == 1

@@ -16,7 +16,7 @@ from hubvram.store import migrate, sqlite
 from hubvram.store.location import default_path, location, masked
 from hubvram.store.store import open_store
 
-SECRET = "hunter2"  # noqa: S105 - what must not be printed
+SECRET = "hunter2"
 
 
 def test_location_argument_before_variable_before_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +177,7 @@ except StoreError as error:
         if parent.stat().st_uid == os.getuid() and parent != Path("/"):
             parent.chmod(parent.stat().st_mode | 0o011)
     tmp_path.chmod(0o755)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)  # noqa: S603
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.stderr == ""
     first, second = done.stdout.splitlines()
     assert first.startswith("Cannot ")
@@ -189,7 +189,7 @@ def test_a_newer_schema_is_refused_with_both_versions(tmp_path: Path) -> None:
     path = tmp_path / "newer.db"
     open_store(path).close()
     with sqlite3.connect(path) as raw:
-        raw.execute(f"update {migrate.VERSION_TABLE} set version_num = '0417'")  # noqa: S608
+        raw.execute(f"update {migrate.VERSION_TABLE} set version_num = '0417'")
     raw.close()
     with pytest.raises(SchemaTooNewError, match="0417") as caught:
         open_store(path)

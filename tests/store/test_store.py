@@ -157,9 +157,7 @@ def test_only_the_newest_formulas_show_in_estimates(store: Store, save: Callable
     save(formula_version=1)
     save(formula_version=1, settings=Settings(batch_size=4))
     with store.reading() as connection:
-        rows = connection.execute(
-            text("select batch_size, formula_version from estimates order by batch_size")
-        ).all()
+        rows = connection.execute(text("select batch_size, formula_version from estimates order by batch_size")).all()
     assert [tuple(r) for r in rows] == [(1, 2), (4, 1)]
     assert scalar(store, "select count(*) from estimate_history") == 3
 
