@@ -155,7 +155,7 @@ def _one(
     from hubvram.plan.plan import Plan, Skip
     from hubvram.timeline import explained, reserved
     from hubvram.timeline.dtypes import BY_NAME
-    from hubvram.timeline.peak import read
+    from hubvram.timeline.peak import categories, read
     from hubvram.timeline.phases import trace
 
     try:
@@ -175,7 +175,7 @@ def _one(
     timeline = read(tracer)
     peak = timeline.peak
     held = reserved.peak_reserved(tracer, timeline)
-    missing = (*arch.not_counted, *plan.not_counted)
+    missing = (*arch.not_counted, *plan.method.not_counted)
     return Estimate(
         method=method.name,
         status="partial" if missing else "ok",
@@ -185,7 +185,7 @@ def _one(
         peak_reserved_bytes=held,
         total_bytes=held + reserved.CUDA_CONTEXT_BYTES,
         peak_phase=peak.phase,  # type: ignore[arg-type]  # phases.trace names them
-        breakdown=Breakdown(*peak.categories),
+        breakdown=Breakdown(*categories(tracer, peak)),
         loaded_bytes=timeline.ends[0],
         steady_bytes=timeline.steady,
         marks=explained.marks(timeline) if explain else (),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hubvram.report.record import AliveGroup, Mark
-from hubvram.timeline.peak import Timeline, weights_of
+from hubvram.timeline.peak import Timeline, counts_at
 from hubvram.timeline.tracer import Tracer
 
 CATEGORIES = ("weights", "gradients", "optimizer", "activations", "temporary")
@@ -28,34 +28,7 @@ def marks(timeline: Timeline) -> tuple[Mark, ...]:
 def alive(tracer: Tracer, timeline: Timeline) -> tuple[AliveGroup, ...]:
     """Groups of tensors alive at the peak, largest first; their bytes sum to the peak."""
     peak = timeline.peak
-    weighted = weights_of(tracer)
-    counts: dict[int, int] = {}
-    segments = sorted((s for s in tracer.segments if s.m > 1), key=lambda s: s.start)
-    at = 0
-    done = False
-    for segment in [*segments, None]:
-        stop = min(segment.start if segment is not None else peak.position, peak.position)
-        for e in tracer.log[at:stop]:
-            sid = e if e >= 0 else ~e
-            whole = weighted[sid] // tracer.sizes[sid]
-            counts[sid] = counts.get(sid, 0) + (whole if e >= 0 else -whole)
-        if segment is None or segment.start >= peak.position or done:
-            break
-        inside = peak.position <= segment.end
-        times = peak.copies if inside else segment.m
-        forward = segment.forward
-        for e in tracer.log[segment.start : segment.end]:
-            sid = e if e >= 0 else ~e
-            own = sid >= segment.sid_start or sid in tracer.single
-            own = own or (forward is not None and forward.sid_start <= sid < forward.sid_end)
-            step = times if own else 1
-            counts[sid] = counts.get(sid, 0) + (step if e >= 0 else -step)
-        if inside:
-            for e in tracer.log[segment.start : peak.position]:
-                sid = e if e >= 0 else ~e
-                counts[sid] = counts.get(sid, 0) + (1 if e >= 0 else -1)
-            break
-        at = segment.end
+    counts = counts_at(tracer, peak.position, peak.copies)
     return _grouped(tracer, counts)
 
 

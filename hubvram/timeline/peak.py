@@ -14,8 +14,6 @@ class High:
 
     phase: str
     bytes: int
-    categories: tuple[int, int, int, int, int]
-    """weights, gradients, optimizer, activations, temporary."""
     position: int
     """Log position (of the one copy that is traced)."""
     copies: int
@@ -97,7 +95,7 @@ def read(tracer: Tracer) -> Timeline:
                     best_copies = segment.m - 1 if net > 0 else 0
                 level += segment.m * net - once
             at = segment.end
-        highs.append(High(name, best, _categories(tracer, weighted, best_at, best_copies), best_at, best_copies))
+        highs.append(High(name, best, best_at, best_copies))
         ends.append(level)
     return Timeline(tuple(highs), tuple(ends))
 
@@ -127,31 +125,56 @@ def _inside(tracer: Tracer, segment: Segment) -> tuple[list[int], int]:
     return deltas, once
 
 
-def _categories(tracer: Tracer, weighted: list[int], position: int, copies: int) -> tuple[int, int, int, int, int]:
-    """Bytes per category at a log position, with ``copies`` more of the segment it lies in."""
-    totals = [0, 0, 0, 0, 0]
-    cats, sizes, log = tracer.cats, tracer.sizes, tracer.log
+def counts_at(tracer: Tracer, position: int, copies: int) -> dict[int, int]:
+    """How many of each storage are alive at a log position (sid -> count, zeros left out).
+
+    ``copies`` more of the segment the position lies in are counted whole.
+    """
+    log, single, sizes = tracer.log, tracer.single, tracer.sizes
+    weighted = weights_of(tracer)
+    counts: dict[int, int] = {}
     at = 0
     for segment in [*sorted((s for s in tracer.segments if s.m > 1), key=lambda s: s.start), None]:
         stop = min(segment.start if segment is not None else position, position)
         for e in log[at:stop]:
             sid = e if e >= 0 else ~e
-            totals[cats[sid]] += weighted[sid] if e >= 0 else -weighted[sid]
+            whole = weighted[sid] // sizes[sid]
+            counts[sid] = counts.get(sid, 0) + (whole if e >= 0 else -whole)
         if segment is None or segment.start >= position:
             break
         inside = position <= segment.end
-        whole = [0, 0, 0, 0, 0]
-        for e in log[segment.start : segment.end]:
-            sid = e if e >= 0 else ~e
-            whole[cats[sid]] += sizes[sid] if e >= 0 else -sizes[sid]
+        times = copies if inside else segment.m
+        low, forward = segment.sid_start, segment.forward
+        f0, f1 = (forward.sid_start, forward.sid_end) if forward is not None else (0, 0)
+        if times:
+            for e in log[segment.start : segment.end]:
+                sid = e if e >= 0 else ~e
+                own = sid >= low or f0 <= sid < f1 or sid in single
+                counts[sid] = counts.get(sid, 0) + (times if own else 1) * (1 if e >= 0 else -1)
         if inside:
             for e in log[segment.start : position]:
                 sid = e if e >= 0 else ~e
-                totals[cats[sid]] += sizes[sid] if e >= 0 else -sizes[sid]
-            for c in range(5):
-                totals[c] += copies * whole[c]
+                counts[sid] = counts.get(sid, 0) + (1 if e >= 0 else -1)
             break
-        for c in range(5):
-            totals[c] += segment.m * whole[c]
         at = segment.end
+    # Each copy frees what the copy before handed on, the traced one what it was given: the storage
+    # handed in ends below zero and the one handed out as much above it.
+    short = [sid for sid, n in counts.items() if n < 0]
+    for sid in short:
+        for other, n in counts.items():
+            if n > 0 and other in single and sizes[other] == sizes[sid]:
+                moved = min(n, -counts[sid])
+                counts[other] -= moved
+                counts[sid] += moved
+                if counts[sid] == 0:
+                    break
+    return {sid: n for sid, n in counts.items() if n}
+
+
+def categories(tracer: Tracer, high: High) -> tuple[int, int, int, int, int]:
+    """Bytes alive at a high point: weights, gradients, optimizer, activations, temporary."""
+    totals = [0, 0, 0, 0, 0]
+    cats, sizes = tracer.cats, tracer.sizes
+    for sid, n in counts_at(tracer, high.position, high.copies).items():
+        totals[cats[sid]] += n * sizes[sid]
     return (totals[0], totals[1], totals[2], totals[3], totals[4])

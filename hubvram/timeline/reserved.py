@@ -141,4 +141,7 @@ class _Player:
         for sid in range(low, high):
             self.copies[sid] = n
         if segment.m > n > 1:
-            self.extra += (segment.m - n) * (levels[-1] - levels[0]) / (n - 1)
+            # Forward copies keep what they save: the mean of the played ones. Backward copies free as
+            # much as they take; only the last played one is in the steady state.
+            grown = (levels[-1] - levels[0]) / (n - 1) if forward is None else levels[-1] - levels[-2]
+            self.extra += (segment.m - n) * grown
