@@ -17,7 +17,7 @@ from hubvram.plan.settings import Settings
 if TYPE_CHECKING:
     from hubvram.report.inspection import Inspection
     from hubvram.report.record import Report
-    from hubvram.scan import ScanResult
+    from hubvram.scanning import ScanResult
 
 
 def estimate(
@@ -104,7 +104,7 @@ def scan(
         SettingError: on a bad setting, before anything is asked.
         StoreError: if the cache cannot be opened: there would be nothing to scan into.
     """
-    from hubvram import scan as scanning
+    from hubvram import scanning
 
     cards = resolve(gpus)
     asked = Settings.from_kwargs(**settings)

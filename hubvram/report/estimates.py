@@ -134,7 +134,7 @@ def settings_line(settings: Mapping[str, Any]) -> str:
         words.append(f"{settings['num_gpus']} GPUs {settings.get('strategy')}")
     if settings.get("offload") not in (None, "none"):
         words.append(f"{settings['offload']} offloaded")
-    for key in ("peft", "quantization", "stack"):
+    for key in ("peft", "quantization"):
         words += [f"{name}={_short(value)}" for name, value in (settings.get(key) or {}).items()]
     return ", ".join(words)
 
@@ -152,6 +152,9 @@ def _head(report: Report, unit: str) -> tuple[str, ...]:
         note = f" ({report.parameters.logical_note})" if report.parameters.logical_note else ""
         lines.append(f"{number(report.parameters.logical_total)} parameters as the config means them{note}")
     lines.append(settings_line(report.settings))
+    stack = report.settings.get("stack") or {}
+    if stack:
+        lines.append("as of " + ", ".join(f"{library} {version}" for library, version in stack.items()))
     return tuple(lines)
 
 

@@ -24,7 +24,7 @@ from hubvram.errors import SettingError
 from hubvram.report.page import Page
 
 if TYPE_CHECKING:
-    from hubvram.scan import ScanResult
+    from hubvram.scanning import ScanResult
 
 FIELDS = (
     "repo_id",
@@ -61,7 +61,7 @@ def scan(ctx: click.Context, /, file: str, jobs: int, strict: bool, output: Outp
     from hubvram.client import Client, check_methods
     from hubvram.gpus import resolve
     from hubvram.plan.settings import Settings
-    from hubvram.scan import iter_scan, parse_repo_list
+    from hubvram.scanning import iter_scan, parse_repo_list
 
     settings, methods = take_settings(options)
     cards = resolve(options.pop("gpus"))
