@@ -60,7 +60,7 @@ class Pruned:
 def stats(store: Store) -> StoreStats:
     """Count everything."""
     m = s.models.c
-    with store.reading() as connection:
+    with store.read() as connection:
 
         def count(table: Any, *where: Any) -> int:
             return int(connection.execute(select(func.count()).select_from(table).where(*where)).scalar_one())
@@ -84,7 +84,7 @@ def stats(store: Store) -> StoreStats:
 
 def check(store: Store) -> list[str]:
     """What is wrong, a line each: the file, its references, and facts that are stored twice against each other."""
-    with store.reading() as connection:
+    with store.read() as connection:
         problems = sqlite.integrity_problems(connection)
         if problems:
             # Sums over a damaged file would only add noise.
@@ -162,7 +162,7 @@ def prune(store: Store, *, unchecked_days: int | None = None) -> Pruned:
     """
     before = sqlite.size_bytes(store.engine.url)
     m = s.models.c
-    with store.writing() as connection:
+    with store.write() as connection:
 
         def drop(table: Any, *where: Any) -> int:
             return max(0, connection.execute(delete(table).where(*where)).rowcount)

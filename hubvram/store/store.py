@@ -21,19 +21,19 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine, Select, and_, or_, select
+from sqlalchemy import Connection, Engine, select
 
 from hubvram.errors import StoreError
 from hubvram.report.record import Estimate, Report
 from hubvram.snapshot.records import Snapshot
-from hubvram.store import opening, rows, sqlite, writing
+from hubvram.store import opening, reading, sqlite, writing
 from hubvram.store import schema as s
 from hubvram.store.location import location
+from hubvram.store.reading import CachedReport, CachedSnapshot, ModelKey
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -41,43 +41,7 @@ if TYPE_CHECKING:
     from hubvram.estimator import Description
     from hubvram.store.maintenance import Pruned, StoreStats
 
-
-class ModelKey(NamedTuple):
-    """What tells one stored model from another."""
-
-    endpoint: str
-    repo_id: str
-    """Canonical, as the Hub spells it."""
-    commit_sha: str
-
-
-@dataclass(frozen=True, slots=True)
-class CachedSnapshot:
-    """A snapshot from the cache, with its age."""
-
-    key: ModelKey
-    snapshot: Snapshot
-    """With ``source == "cache"``."""
-    description: Description
-    fetched_at: str
-    """When the commit was read from the Hub (UTC, ISO 8601)."""
-    checked_at: str
-    """When the Hub last said that the revision means this commit."""
-
-
-@dataclass(frozen=True, slots=True)
-class CachedReport:
-    """A finished report from the cache, with its age and its gaps."""
-
-    key: ModelKey
-    report: Report
-    """With ``source == "cache"``; estimates in the order asked for. ``gpus`` are the cards asked about when saved."""
-    missing: tuple[str, ...]
-    """Methods asked for that are not stored."""
-    fetched_at: str
-    checked_at: str
-    estimated_at: str | None
-    """None where no estimate is stored."""
+__all__ = ["CachedReport", "CachedSnapshot", "ModelKey", "Store", "open_store", "utc_now"]
 
 
 def utc_now() -> datetime:
@@ -139,13 +103,13 @@ class Store:
         return (self._now() - age).astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
     @contextmanager
-    def reading(self) -> Iterator[Connection]:
+    def read(self) -> Iterator[Connection]:
         """A connection in one read transaction."""
         with opening.store_errors(self.where), self.engine.connect() as connection:
             yield connection
 
     @contextmanager
-    def writing(self) -> Iterator[Connection]:
+    def write(self) -> Iterator[Connection]:
         """A connection in one write transaction, committed at the end and rolled back on any exception."""
         with (
             self._writer,
@@ -189,30 +153,28 @@ class Store:
             None if the commit is not known. If it is, but some methods are not
             stored, they are named in ``missing``.
         """
-        with self.reading() as connection:
-            model = _find_model(connection, endpoint, repo_id, revision, _REPORT_COLUMNS)
+        with self.read() as connection:
+            model = reading.find_model(connection, endpoint, repo_id, revision, reading.REPORT_COLUMNS)
             if model is None:
                 return None
-            by_dtype = connection.execute(
-                select(s.parameters.c.dtype, s.parameters.c.count).where(s.parameters.c.model_id == model["id"])
-            ).all()
-            run, found = _load_run(connection, model["id"], settings_key, formula_version, methods, explain)
+            counts = reading.load_counts(connection, model)
+            run, found = reading.load_run(connection, model["id"], settings_key, formula_version, methods, explain)
         wanted = list(found) if methods is None else list(methods)
         report = Report(
             repo_id=model["repo_id"],
-            requested_revision=revision or DEFAULT_REVISION,
+            requested_revision=revision or writing.DEFAULT_REVISION,
             commit_sha=model["commit_sha"],
             endpoint=model["endpoint"],
             source="cache",
             model_type=model["model_type"],
             architecture=model["architecture"],
-            parameters=rows.counts_from(model, ((d, n) for d, n in by_dtype)),
+            parameters=counts,
             settings=json.loads(run["applied_settings"]) if run else {},
             estimates=tuple(found[m] for m in wanted if m in found),
             warnings=tuple(json.loads(run["warnings"])) if run else (),
         )
         return CachedReport(
-            key=_key_of(model),
+            key=reading.key_of(model),
             report=report,
             missing=tuple(m for m in wanted if m not in found),
             fetched_at=model["fetched_at"],
@@ -225,31 +187,23 @@ class Store:
 
         Arguments as in `load_report`.
         """
-        with self.reading() as connection:
-            model = _find_model(connection, endpoint, repo_id, revision, (*s.models.columns,))
+        with self.read() as connection:
+            model = reading.find_model(connection, endpoint, repo_id, revision, (*s.models.columns,))
             if model is None:
                 return None
             data = connection.execute(select(s.blobs.c.data).where(s.blobs.c.hash == model["blob_hash"])).scalar_one()
-            by_dtype = connection.execute(
-                select(s.parameters.c.dtype, s.parameters.c.count).where(s.parameters.c.model_id == model["id"])
-            ).all()
-            files = (
-                connection.execute(
-                    select(s.files).where(s.files.c.model_id == model["id"]).order_by(s.files.c.position)
-                )
-                .mappings()
-                .all()
-            )
+            counts = reading.load_counts(connection, model)
+            files = reading.load_files(connection, model["id"])
         from hubvram.estimator import Description
 
         snapshot = writing.unpack_snapshot(
             data,
             repo_id=model["repo_id"],
-            requested_revision=revision or DEFAULT_REVISION,
+            requested_revision=revision or writing.DEFAULT_REVISION,
             commit_sha=model["commit_sha"],
             endpoint=model["endpoint"],
             source="cache",
-            files=tuple(rows.file_from(f) for f in files),
+            files=files,
             metadata=json.loads(model["metadata"]),
             warnings=tuple(json.loads(model["warnings"])),
         )
@@ -257,12 +211,16 @@ class Store:
             model_type=model["model_type"],
             architecture=model["architecture"],
             family=model["family"],
-            parameters=rows.counts_from(model, ((d, n) for d, n in by_dtype)),
+            parameters=counts,
             max_seq_len=model["max_seq_len"],
             warnings=tuple(json.loads(model["description_warnings"])),
         )
         return CachedSnapshot(
-            _key_of(model), snapshot, description, model["fetched_at"], model["checked_at"] or model["fetched_at"]
+            reading.key_of(model),
+            snapshot,
+            description,
+            model["fetched_at"],
+            model["checked_at"] or model["fetched_at"],
         )
 
     def load_estimates(
@@ -275,11 +233,11 @@ class Store:
         explain: bool = False,
     ) -> dict[str, Estimate]:
         """The stored estimates of one model by method; arguments as in `load_report`."""
-        with self.reading() as connection:
-            model = _find_model(connection, key.endpoint, key.repo_id, key.commit_sha, (s.models.c.id,))
+        with self.read() as connection:
+            model = reading.find_model(connection, key.endpoint, key.repo_id, key.commit_sha, (s.models.c.id,))
             if model is None:
                 return {}
-            return _load_run(connection, model["id"], settings_key, formula_version, methods, explain)[1]
+            return reading.load_run(connection, model["id"], settings_key, formula_version, methods, explain)[1]
 
     # --- writing -----------------------------------------------------------------------------
 
@@ -310,7 +268,7 @@ class Store:
         """
         key = _key_for(snapshot)
         prepared = writing.prepare_model(snapshot, description, key, asked_repo_id)
-        with self.writing() as connection:
+        with self.write() as connection:
             model_id = writing.put_model(connection, prepared, self.timestamp())
             writing.put_estimates(
                 connection,
@@ -331,7 +289,7 @@ class Store:
         """Keep a repo without estimates; arguments as in `save_report`."""
         key = _key_for(snapshot)
         prepared = writing.prepare_model(snapshot, description, key, asked_repo_id)
-        with self.writing() as connection:
+        with self.write() as connection:
             writing.put_model(connection, prepared, self.timestamp())
         return key
 
@@ -351,8 +309,8 @@ class Store:
         Raises:
             StoreError: if the model is not stored.
         """
-        with self.writing() as connection:
-            model = _find_model(connection, key.endpoint, key.repo_id, key.commit_sha, (s.models.c.id,))
+        with self.write() as connection:
+            model = reading.find_model(connection, key.endpoint, key.repo_id, key.commit_sha, (s.models.c.id,))
             if model is None:
                 raise StoreError(f"{key.repo_id} at {key.commit_sha} is not in the cache {self.where}.")
             writing.put_estimates(
@@ -373,9 +331,14 @@ class Store:
         Returns:
             Whether the commit is stored; if not, nothing is noted and the repo must be fetched.
         """
-        with self.writing() as connection:
+        with self.write() as connection:
             return writing.touch_ref(
-                connection, _endpoint(endpoint), repo_id, revision or DEFAULT_REVISION, commit_sha, self.timestamp()
+                connection,
+                reading.normal_endpoint(endpoint),
+                repo_id,
+                revision or writing.DEFAULT_REVISION,
+                commit_sha,
+                self.timestamp(),
             )
 
     def save_error(
@@ -390,12 +353,12 @@ class Store:
         scan_id: int | None = None,
     ) -> None:
         """Keep why a repo could not be read; a later `save_report` or `save_snapshot` of it removes the row."""
-        with self.writing() as connection:
+        with self.write() as connection:
             writing.put_error(
                 connection,
-                endpoint=_endpoint(endpoint or ""),
+                endpoint=reading.normal_endpoint(endpoint or ""),
                 repo_id=repo_id,
-                revision=revision or DEFAULT_REVISION,
+                revision=revision or writing.DEFAULT_REVISION,
                 code=code,
                 message=message,
                 hint=hint,
@@ -405,12 +368,12 @@ class Store:
 
     def start_scan(self, *, total: int | None = None, settings_key: str | None = None) -> int:
         """Begin a row of ``scans`` and return its number."""
-        with self.writing() as connection:
+        with self.write() as connection:
             return writing.start_scan(connection, total, settings_key, self.timestamp())
 
     def finish_scan(self, scan_id: int, *, ok: int, failed: int, interrupted: bool = False) -> None:
         """Complete a row of ``scans``."""
-        with self.writing() as connection:
+        with self.write() as connection:
             writing.finish_scan(connection, scan_id, ok, failed, interrupted, self.timestamp())
 
     # --- maintenance -------------------------------------------------------------------------
@@ -434,93 +397,7 @@ class Store:
         return maintenance.prune(self, unchecked_days=unchecked_days)
 
 
-DEFAULT_REVISION = writing.DEFAULT_REVISION
-
-_REPORT_COLUMNS = tuple(
-    s.models.c[name]
-    for name in (
-        "id",
-        "endpoint",
-        "repo_id",
-        "commit_sha",
-        "model_type",
-        "architecture",
-        "parameters",
-        "stored_bytes",
-        "logical_parameters",
-        "logical_note",
-        "fetched_at",
-    )
-)
-
-
-def _endpoint(endpoint: str) -> str:
-    return endpoint.rstrip("/")
-
-
 def _key_for(snapshot: Snapshot) -> ModelKey:
     if snapshot.commit_sha is None or snapshot.endpoint is None:
         raise StoreError(f"{snapshot.repo_id} is a folder: the cache keeps only what has a commit on a Hub.")
-    return ModelKey(_endpoint(snapshot.endpoint), snapshot.repo_id, snapshot.commit_sha)
-
-
-def _key_of(model: Mapping[Any, Any]) -> ModelKey:
-    return ModelKey(model["endpoint"], model["repo_id"], model["commit_sha"])
-
-
-def _find_model(
-    connection: Connection, endpoint: str, repo_id: str, revision: str | None, columns: Sequence[Any]
-) -> Mapping[Any, Any] | None:
-    """The model that a name and a revision mean: by ref, or by the commit itself."""
-    asked = revision or DEFAULT_REVISION
-    hub = _endpoint(endpoint)
-    ref = and_(
-        s.refs.c.model_id == s.models.c.id,
-        s.refs.c.endpoint == hub,
-        s.refs.c.repo_id == repo_id,
-        s.refs.c.revision == asked,
-    )
-    by_ref: Select[Any] = select(*columns, s.refs.c.checked_at).select_from(s.models.join(s.refs, ref))
-    found = connection.execute(by_ref).mappings().first()
-    if found is not None or not writing.is_commit(asked):
-        return found
-    alias = select(s.refs.c.model_id).where(s.refs.c.endpoint == hub, s.refs.c.repo_id == repo_id)
-    canonical = select(s.models.c.repo_id).where(s.models.c.id.in_(alias))
-    by_commit = (
-        select(*columns, s.models.c.fetched_at.label("checked_at"))
-        .where(s.models.c.endpoint == hub, s.models.c.commit_sha == asked)
-        .where(or_(s.models.c.repo_id == repo_id, s.models.c.repo_id.in_(canonical)))
-    )
-    return connection.execute(by_commit).mappings().first()
-
-
-def _load_run(
-    connection: Connection,
-    model_id: int,
-    settings_key: str,
-    formula_version: int,
-    methods: Sequence[str] | None,
-    explain: bool,
-) -> tuple[Mapping[Any, Any] | None, dict[str, Estimate]]:
-    """The run and its estimates, by method and in stored order."""
-    run, e, x = s.runs.c, s.estimates, s.explanations
-    source = s.runs.join(e, e.c.run_id == run.id)
-    columns: list[Any] = [run.applied_settings, run.warnings, run.estimated_at, *e.columns]
-    if explain:
-        source = source.outerjoin(x, and_(x.c.run_id == e.c.run_id, x.c.method == e.c.method))
-        columns.append(x.c.data)
-    query: Select[Any] = (
-        select(*columns)
-        .select_from(source)
-        .where(
-            run.model_id == model_id,
-            run.settings_key == writing.digest(settings_key),
-            run.formula_version == formula_version,
-        )
-        .order_by(e.c.position)
-    )
-    if methods is not None:
-        query = query.where(e.c.method.in_(methods))
-    found = connection.execute(query).mappings().all()
-    estimates = {row["method"]: rows.estimate_from(row, row["data"] if explain else None) for row in found}
-    return (found[0] if found else None), estimates
+    return ModelKey(reading.normal_endpoint(snapshot.endpoint), snapshot.repo_id, snapshot.commit_sha)

@@ -40,7 +40,7 @@ def test_the_constant_is_alembics_head() -> None:
 
 
 def test_migrations_make_what_the_code_describes(store: Store) -> None:
-    with store.reading() as connection:
+    with store.read() as connection:
         context = MigrationContext.configure(connection, opts={"version_table": migrate.VERSION_TABLE})
         assert compare_metadata(context, metadata) == []
 
@@ -60,7 +60,7 @@ def test_checks_of_the_tables_are_in_the_migrations(store: Store) -> None:
         query = "select name, sql from sqlite_master where type = 'table' and name like '\\_%' escape '\\'"
         described = {name: sorted(_lines(sql)) for name, sql in connection.execute(text(query))}
     fresh.dispose()
-    with store.reading() as connection:
+    with store.read() as connection:
         migrated = {name: sorted(_lines(sql)) for name, sql in connection.execute(text(query))}
     del migrated[migrate.VERSION_TABLE]
     assert migrated == described
@@ -119,7 +119,7 @@ with open_store(sys.argv[1]) as store:
         for process in processes:
             _, errors = process.communicate(timeout=60)
             assert (process.returncode, errors) == (0, "")
-        with open_store(path) as store, store.reading() as connection:
+        with open_store(path) as store, store.read() as connection:
             assert connection.execute(text("select count(*) from scans")).scalar() == 4
             assert connection.execute(text(f"select version_num from {migrate.VERSION_TABLE}")).all() == [
                 (migrate.HEAD,)
@@ -151,7 +151,7 @@ def test_an_older_cache_is_migrated_and_keeps_its_rows(
     save()
     store.close()
     next_version("op.add_column('_models', sa.Column('extra', sa.Text(), server_default='x'))")
-    with open_store(db) as newer, newer.reading() as connection:
+    with open_store(db) as newer, newer.read() as connection:
         assert connection.execute(text("select extra from _models")).scalar() == "x"
         assert connection.execute(text("select repo_id from models")).scalar() == "org/name"
         assert connection.execute(text("select method from estimates")).scalar() == "lora"
@@ -172,7 +172,7 @@ def test_a_table_may_be_rebuilt_below_the_views(
     with open_store(db) as newer:
         assert newer.check() == []
         assert newer.stats().estimates == 1
-        with newer.reading() as connection:
+        with newer.read() as connection:
             assert connection.execute(text("PRAGMA foreign_keys")).scalar() == 1
 
 

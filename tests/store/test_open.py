@@ -69,7 +69,7 @@ def test_a_new_cache_is_private_and_marked(tmp_path: Path) -> None:
     try:
         with open_store(path) as store:
             assert store.stats().journal_mode == "wal"
-            with store.writing():
+            with store.write():
                 for file in path.parent.iterdir():
                     assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
     finally:
@@ -198,8 +198,8 @@ def test_a_newer_schema_is_refused_with_both_versions(tmp_path: Path) -> None:
 
 
 def test_an_old_sqlite_is_refused_with_both_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite.sqlite3, "sqlite_version_info", (3, 8, 0))
-    monkeypatch.setattr(sqlite.sqlite3, "sqlite_version", "3.8.0")
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 8, 0))
+    monkeypatch.setattr(sqlite3, "sqlite_version", "3.8.0")
     with pytest.raises(StoreError, match=r"3\.8\.0.*3\.26\.0"):
         open_store(tmp_path / "x.db")
 

@@ -18,7 +18,7 @@ from sqlalchemy import text
 from hubvram.errors import GatedRepoError, RepoNotFoundError, SettingError, StoreError
 from hubvram.plan.settings import Settings
 from hubvram.report.record import Report
-from hubvram.scan import ScanResult, iter_scan, parse_repo_list, scan
+from hubvram.scanning import ScanResult, iter_scan, parse_repo_list, scan
 from hubvram.sources.refs import RepoRef, parse_ref
 from hubvram.store import migrate
 from hubvram.store.store import Store, open_store
@@ -50,7 +50,7 @@ def one(store: Store, made: SimpleNamespace) -> Callable[[RepoRef], Report]:
 
 
 def rows(store: Store, sql: str) -> list[tuple[Any, ...]]:
-    with store.reading() as connection:
+    with store.read() as connection:
         return [tuple(r) for r in connection.execute(text(sql))]
 
 
@@ -117,6 +117,7 @@ def test_failures_are_rows_and_do_not_stop_the_rest(store: Store, one: Callable[
     ]
     assert found[1][3] == "org/bug: ZeroDivisionError: division by zero"
     assert {r[4:] for r in found} == {(HUB, 1)}
+    assert results[4].error is not None
     assert isinstance(results[4].error.__cause__, ZeroDivisionError)
     assert rows(store, "select total, ok, failed from scans") == [(6, 2, 4)]
     assert results[1].to_dict() == {
@@ -135,7 +136,15 @@ def test_duplicates_are_done_once(store: Store, one: Callable[[RepoRef], Report]
         seen.append(str(ref))
         return one(ref)
 
-    repos = ["org/a", "org/a@main", parse_ref("org/a"), f"{HUB}/org/a", "org/a@v1", "bad name!", "bad name!"]
+    repos: list[str | RepoRef] = [
+        "org/a",
+        "org/a@main",
+        parse_ref("org/a"),
+        f"{HUB}/org/a",
+        "org/a@v1",
+        "bad name!",
+        "bad name!",
+    ]
     results = scan(repos, estimate_one=counted, store=store, jobs=1)
     assert seen == ["org/a", "org/a@v1"]
     assert [(r.repo_id, r.revision) for r in results] == [("org/a", None), ("org/a", "v1"), ("bad name!", None)]
@@ -192,7 +201,7 @@ sys.path.insert(0, {str(ROOT)!r})
 spec = importlib.util.spec_from_file_location("makers", {str(Path(__file__).with_name("conftest.py"))!r})
 m = importlib.util.module_from_spec(spec); spec.loader.exec_module(m)
 from hubvram.plan.settings import Settings
-from hubvram.scan import iter_scan
+from hubvram.scanning import iter_scan
 from hubvram.store.store import open_store
 
 with open_store({str(db)!r}) as store:

@@ -22,7 +22,7 @@ A, B, C = "a" * 40, "b" * 40, "c" * 40
 
 
 def scalar(store: Store, sql: str) -> Any:
-    with store.reading() as connection:
+    with store.read() as connection:
         return connection.execute(text(sql)).scalar()
 
 
@@ -156,7 +156,7 @@ def test_only_the_newest_formulas_show_in_estimates(store: Store, save: Callable
     save(formula_version=2)
     save(formula_version=1)
     save(formula_version=1, settings=Settings(batch_size=4))
-    with store.reading() as connection:
+    with store.read() as connection:
         rows = connection.execute(text("select batch_size, formula_version from estimates order by batch_size")).all()
     assert [tuple(r) for r in rows] == [(1, 2), (4, 1)]
     assert scalar(store, "select count(*) from estimate_history") == 3
@@ -196,7 +196,7 @@ def test_errors_count_up_and_go_with_the_next_success(store: Store, save: Callab
     clock.step(days=1)
     store.save_error("org/name", None, "network", "no answer", endpoint=HUB)
     store.save_error("org/name", "v1", "revision_not_found", "no v1", endpoint=HUB)
-    with store.reading() as connection:
+    with store.read() as connection:
         rows = connection.execute(text("select * from errors order by revision")).mappings().all()
     assert [(r["revision"], r["code"], r["hint"], r["times"]) for r in rows] == [
         ("main", "network", None, 2),
@@ -218,14 +218,14 @@ def test_names_with_sql_in_them_are_only_names(store: Store, save: Callable[...,
 
 
 def test_threads_may_share_a_store(store: Store, save: Callable[..., Any]) -> None:
-    failures: list[BaseException] = []
+    failures: list[Exception] = []
 
     def work(number: int) -> None:
         try:
             for i in range(5):
                 save(f"org/{number}-{i}")
                 assert load(store, f"org/{number}-{i}") is not None
-        except BaseException as error:
+        except Exception as error:  # noqa: BLE001 - a thread's failure has no other way out
             failures.append(error)
 
     threads = [threading.Thread(target=work, args=(n,)) for n in range(6)]
@@ -246,7 +246,7 @@ def test_a_second_opening_sees_what_the_first_wrote(store: Store, db: Path, save
 def test_check_finds_what_does_not_add_up(store: Store, save: Callable[..., Any]) -> None:
     save()
     assert store.check() == []
-    with store.writing() as connection:
+    with store.write() as connection:
         connection.execute(text("update _parameters set count = count + 1 where dtype = 'BF16'"))
         connection.execute(text("update _estimates set weights_bytes = 11"))
         connection.execute(text("update _models set is_newest = 0"))
@@ -305,7 +305,7 @@ def test_scans_are_rows(store: Store) -> None:
     second = store.start_scan()
     store.finish_scan(first, ok=2, failed=1)
     store.finish_scan(second, ok=0, failed=0, interrupted=True)
-    with store.reading() as connection:
+    with store.read() as connection:
         rows = connection.execute(text("select status, total, ok, failed, finished_at from scans order by id")).all()
     assert [tuple(r) for r in rows] == [
         ("finished", 3, 2, 1, "2026-01-02T03:04:05Z"),

@@ -141,7 +141,7 @@ def test_whole_numbers_stay_whole(store: Store, db: Path, save: Callable[..., An
     from hubvram.errors import StoreError
 
     for value in ("'many'", "1.5"):
-        with pytest.raises(StoreError, match="CHECK constraint failed"), store.writing() as connection:
+        with pytest.raises(StoreError, match="CHECK constraint failed"), store.write() as connection:
             connection.execute(text(f"update _models set parameters = {value}"))
 
 
