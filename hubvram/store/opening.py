@@ -93,7 +93,13 @@ def require_file(path: Path) -> None:
     """Refuse a cache that is not there.
 
     Raises:
-        StoreError: with the hint to fill one.
+        StoreError: with the hint to fill one, or if it may not even be looked at.
     """
-    if not path.exists():
-        raise StoreError(f"There is no cache at {path}.", hint="Run `hubvram REPO` first: it makes and fills one.")
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise StoreError(
+            f"There is no cache at {path}.", hint="Run `hubvram REPO` first: it makes and fills one."
+        ) from None
+    except OSError as error:
+        raise StoreError(f"Cannot open the cache {path}: {error.strerror or error}.", hint=sqlite.ELSEWHERE) from error

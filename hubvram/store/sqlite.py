@@ -31,6 +31,8 @@ APPLICATION_ID = 0x68565241
 BUSY_SECONDS = 30.0
 """How long to wait for another process's lock."""
 
+ELSEWHERE = "Choose another place with --db PATH or HUBVRAM_DB."
+
 WRITE_OPTION = "hubvram_write"
 """Execution option of a connection whose transactions take the write lock at once."""
 
@@ -68,17 +70,18 @@ def prepare_file(path: Path) -> None:
             # Made by hand and not by SQLite, which would follow the umask. SQLite gives the -wal
             # and -shm files the same mode as this one.
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        folder_in_the_way = path.is_dir()
     except OSError as error:
         raise StoreError(
             f"Cannot create the cache {path}: {error.strerror or error}.",
-            hint="Choose another place with --db PATH or HUBVRAM_DB.",
+            hint=ELSEWHERE,
         ) from error
-    if path.is_dir():
+    if folder_in_the_way:
         raise StoreError(f"Cannot open the cache {path}: it is a folder.", hint="Give the path of a file to --db.")
     if not os.access(path, os.R_OK | os.W_OK) or not os.access(path.parent, os.W_OK):
         raise StoreError(
             f"Cannot write the cache {path}: permission denied.",
-            hint="Choose another place with --db PATH or HUBVRAM_DB.",
+            hint=ELSEWHERE,
         )
 
 
@@ -267,15 +270,14 @@ def explain_error(error: DBAPIError, where: str) -> StoreError:
     text = str(error.orig).strip() or type(error.orig).__name__
     lower = text.lower()
     move = f"Move {where} away: hubvram makes a new one and fills it again."
-    other = "Choose another place with --db PATH or HUBVRAM_DB."
     if "not a database" in lower or "image is malformed" in lower or "malformed database" in lower:
         return StoreError(f"The cache {where} is damaged or not a database ({text}).", hint=move)
     if "unable to open" in lower:
-        return StoreError(f"Cannot open the cache {where} ({text}).", hint=other)
+        return StoreError(f"Cannot open the cache {where} ({text}).", hint=ELSEWHERE)
     if "readonly" in lower:
-        return StoreError(f"Cannot write the cache {where} ({text}).", hint=other)
+        return StoreError(f"Cannot write the cache {where} ({text}).", hint=ELSEWHERE)
     if "full" in lower:
-        return StoreError(f"Cannot write the cache {where}: the disk is full.", hint=other)
+        return StoreError(f"Cannot write the cache {where}: the disk is full.", hint=ELSEWHERE)
     if "locked" in lower or "busy" in lower:
         return StoreError(
             f"The cache {where} is locked by another process for more than {BUSY_SECONDS:.0f} s.",
