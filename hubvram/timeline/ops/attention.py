@@ -125,13 +125,18 @@ class AttentionOps(ActivationOps):
         implementation: str | None = None,
         fp32_softmax: bool = True,
         softcap: bool = False,
+        bhsd: bool = False,
     ) -> Tensor:
-        """The model's attention interface; returns (batch, tokens, heads * head_dim), contiguous."""
+        """The model's attention interface; returns (batch, tokens, heads * head_dim), contiguous.
+
+        ``bhsd``: q and k lie in memory as (batch, heads, tokens, dim) (made by ``torch.cat``), not as
+        transposed views of (batch, tokens, heads, dim).
+        """
         attn = implementation or self.attn
         b, h, s, _ = q.shape
         dv = v.shape[-1]
         if attn == "eager":
-            out = self.eager(q, k, v, mask, dropout=dropout, fp32_softmax=fp32_softmax, softcap=softcap)
+            out = self.eager(q, k, v, mask, dropout=dropout, fp32_softmax=fp32_softmax, softcap=softcap, bhsd=bhsd)
             return self.clone(out).view(b, s, h * dv)
         if attn == "flash_attention_2":
             if q.dt is F32 and self.t.autocast is None:  # the integration casts fp32 down to the model's half type
@@ -140,7 +145,7 @@ class AttentionOps(ActivationOps):
         if h != k.shape[1] and not (mask is None and k.shape[-1] == dv <= 256 and self.gqa_in_sdpa):
             k = self.expand(k, (b, h, *k.shape[2:]))
             v = self.expand(v, (b, h, *v.shape[2:]))
-        out, layout_bshd = self.sdpa(q, k, v, mask, causal=causal and mask is None, dropout=dropout)
+        out, layout_bshd = self.sdpa(q, k, v, mask, causal=causal and mask is None, dropout=dropout, bhsd=bhsd)
         if not layout_bshd:
             out = self.clone(out)
         return out.view(b, s, h * dv)
@@ -160,17 +165,22 @@ class AttentionOps(ActivationOps):
         dropout: float = 0.0,
         fp32_softmax: bool = True,
         softcap: bool = False,
+        bhsd: bool = False,
     ) -> Tensor:
         """``eager_attention_forward``: scores, mask, fp32 softmax, cast, dropout, product."""
         b, h, s, d = q.shape
         sk = k.shape[2]
-        if k.shape[1] != h:
+        same = k.shape[1] == h
+        if not same:
             k = self.expand(k, (b, h, sk, d))
             v = self.expand(v, (b, h, sk, v.shape[-1]))
         q, k, v = self.lower(q), self.lower(k), self.lower(v)
         dt = q.dt
         if b > 1:  # matmul's reshape to 3-D copies what is laid out as (batch, tokens, heads, dim)
-            q = self.clone(q, "matmul reshape")
+            if not bhsd:
+                q = self.clone(q, "matmul reshape")
+            if same and not bhsd:
+                k = self.clone(k, "matmul reshape")
         shape = (b, h, s, sk)
         w = self.scale(self.matmul(q, k, shape, "attention scores"), "scores scale")
         if softcap:
@@ -180,8 +190,10 @@ class AttentionOps(ActivationOps):
         if fp32_softmax:
             w = self.to(self.softmax(w, F32), dt)
         else:
-            w = self.softmax(w, None)
+            w = self.to(self.softmax(w, None), dt)
         w = self.dropout(w, dropout)
+        if b > 1 and same:
+            v = self.clone(v, "matmul reshape")
         return self.matmul(w, v, (b, h, s, v.shape[-1]), "attention output")
 
     def softmax(self, x: Tensor, dt: DType | None) -> Tensor:
@@ -207,9 +219,12 @@ class AttentionOps(ActivationOps):
     # ---- sdpa -----------------------------------------------------------
 
     def sdpa(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, *, causal: bool, dropout: float = 0.0
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, *, causal: bool, dropout: float = 0.0, bhsd: bool = False
     ) -> tuple[Tensor, bool]:
-        """``F.scaled_dot_product_attention``; also says whether the output lies as (batch, tokens, heads, dim)."""
+        """``F.scaled_dot_product_attention``; also says whether the output lies as (batch, tokens, heads, dim).
+
+        The flash kernel's output lies as q does (``empty_like``); padding the head size makes q contiguous.
+        """
         q, k, v = self.lower(q), self.lower(k), self.lower(v)
         half = q.dt in (F16, BF16)
         d, dv = q.shape[-1], v.shape[-1]
@@ -221,7 +236,7 @@ class AttentionOps(ActivationOps):
                 dense = self.ones(dense.shape, q.dt, "sdpa float mask")
         dropout = dropout if self.training else 0.0
         if self.sm >= 80 and mask is None and half and d == dv <= 256 and not (causal and q.shape[2] != k.shape[2]):
-            return self.flash(q, k, v), True
+            return self.flash(q, k, v), not (bhsd or d % 8)
         align = 8 if half else 4
         allowed = not half or q.dt is F16 or self.sm >= 80
         grouped = self.torch >= (2, 14)  # the memory-efficient kernel takes grouped K and V from torch 2.14
