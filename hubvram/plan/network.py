@@ -153,12 +153,18 @@ class Network:
         self.params: list[Param] = []
         self.prompt_params: list[Param] = []
         self.prefix_state: Any = None
+        self.inputs: list[Tensor] = []
+        """Batch tensors, which the training loop holds to the end of the step."""
         self._made: dict[str, Any] = {}
         for name, spec in self.arch.modules.items():
             if name not in self.arch.tied:
                 self._made[name] = self._module(spec.path, spec, None, 1, "")
         for name, owner in self.arch.tied.items():
-            self._made[name] = self._tied(self.arch.modules[name], self._made[owner])
+            spec = self.arch.modules[name]
+            if plan.saves(spec.path):
+                self._made[name] = self._module(spec.path, spec, None, 1, "")
+            else:
+                self._made[name] = self._tied(spec, self._made[owner])
         for param in plan.method.extra_params:
             self.prompt_params.append(self._param(param.name, param.shape, param.dtype, param.trainable, 1))
 
@@ -182,11 +188,13 @@ class Network:
         name = relative or path
         held = plan.held(path, spec)
         made: dict[str, Param] = {}
+        saved = plan.saves(path)
         for part, shape in spec.parameters:
             if held.packed and part == "weight":
                 continue
             full = f"{path}.{part}" if part else path
-            made[part] = self._param(full, shape, held.dtype, plan.method.trains(full, spec, part), count)
+            trains = saved or plan.method.trains(full, spec, part)
+            made[part] = self._param(full, shape, held.dtype, trains, count)
         if isinstance(spec, Linear):
             base: Any
             if held.packed == "4bit":
@@ -195,7 +203,7 @@ class Network:
                 base = Linear8bit(name, spec, made.get("bias"))
             else:
                 base = PlainLinear(name, spec, made["weight"], made.get("bias"))
-            adapter = plan.method.adapter(path, spec, layer)
+            adapter = None if saved else plan.method.adapter(path, spec, layer)
             if adapter is None:
                 return base
             params = [self._param(p.name, p.shape, p.dtype, p.trainable, count) for p in adapter.params]
@@ -224,11 +232,21 @@ class Network:
 
     # ---- running --------------------------------------------------------
 
-    def run(self, g: Ops, stack: str, layer: Callable[[Any, Tensor], Tensor], x: Tensor) -> Tensor:
+    def run(
+        self,
+        g: Ops,
+        stack: str,
+        layer: Callable[[Any, Tensor], Tensor],
+        x: Tensor,
+        *,
+        last_apart: bool = False,
+    ) -> Tensor:
         """Run a stack: ``x = layer(m, x)`` for each layer, equal runs of layers traced once.
 
         The first layer is traced apart when its input needs no gradient and its
-        output does: it keeps less than the others.
+        output does: it keeps less than the others. ``last_apart``: so is the last
+        one, where layers share an input with a gradient (encoder states, position
+        bias): its backward makes the buffer into which the others add.
         """
         plan = self.plan
         t = g.t
@@ -236,12 +254,15 @@ class Network:
         checkpointed = plan.checkpointing and spec.checkpointed
         cell = [x]
         del x
+        end = len(spec.order)
         for start, period, times in plan.runs(stack):
             done = 0
             while done < times:
                 before = cell[0].rg
                 alone = done == 0 and times > 1 and not before and plan.trains_anything
                 m = 1 if alone else times - done
+                if last_apart and m > 1 and start + period * times == end:
+                    m -= 1
                 layers = [
                     self._layer(stack, spec.blocks[spec.order[start + i]], start + done * period + i, m)
                     for i in range(period)

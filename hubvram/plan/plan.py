@@ -15,6 +15,9 @@ from hubvram.plan.settings import QUANTIZATION_DEFAULTS, Settings
 from hubvram.plan.stacks import Stack
 from hubvram.timeline.dtypes import BF16, BY_NAME, F16, F32, DType
 
+SEQ_CLS_HEADS = ("classifier", "score")
+"""peft 0.21 ``PeftModelForSequenceClassification``: these are added to ``modules_to_save``."""
+
 AUTOCAST: Mapping[str, DType | None] = {"no": None, "bf16": BF16, "fp16": F16, "fp8": BF16}
 
 
@@ -73,9 +76,17 @@ class Plan:
             Context(arch, base_dtype, peft, quant, self.checkpointing, adapter)
         )
         self.batch = Batch(settings.batch_size, tokens, source_tokens, settings.padding)
+        self._saved = self._saved_names(method, peft)
         self.trains_anything = method.training
         self._trainable: list[tuple[str, tuple[int, ...], DType, int]] | None = None
         self._runs: dict[str, list[tuple[int, int, int]]] = {}
+
+    def _saved_names(self, method: Method, peft: Mapping[str, Any]) -> tuple[str, ...]:
+        """Endings of the modules that PEFT trains as whole copies: ``modules_to_save``, and the heads it adds under SEQ_CLS."""
+        if method.peft_type is None or not method.training:
+            return ()
+        given = peft.get("modules_to_save") or ()
+        return (*given, *(SEQ_CLS_HEADS if self.arch.task == "seqcls" else ()))
 
     @staticmethod
     def _packed(method: Method, quant: Mapping[str, Any]) -> str | None:
@@ -99,6 +110,16 @@ class Plan:
         if self.prepared and is_half(self.base_dtype):
             return Held(F32)
         return Held(self.base_dtype)
+
+    def saves(self, path: str) -> bool:
+        """Whether PEFT keeps the module at ``path`` and trains a copy of it (peft ``utils/other.py`` _set_trainable).
+
+        The module itself or one above it must end in one of the names.
+        """
+        if not self._saved:
+            return False
+        parts = path.split(".")
+        return any(".".join(parts[: i + 1]).endswith(self._saved) for i in range(len(parts)))
 
     def trainable(self) -> list[tuple[str, tuple[int, ...], DType, int]]:
         """Every trained parameter as (name, shape, dtype, how many equal ones)."""
@@ -127,6 +148,9 @@ class Plan:
         tied: bool,
     ) -> None:
         how = self.held(path, spec)
+        if self.saves(path):
+            out += [(f"{path}.{part}", shape, how.dtype, count) for part, shape in spec.parameters]
+            return
         for part, shape in spec.parameters:
             if (tied and part == "weight") or (how.packed and part == "weight"):
                 continue

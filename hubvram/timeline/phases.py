@@ -61,6 +61,7 @@ def trace(plan: Plan, *, explain: bool = False, sm: int = 80) -> tuple[Tracer, N
     step(plan, t, net)
     for param in net.params:
         param.grad = None
+    net.inputs.clear()
     t.phase("steady")
     del states, held
     return t, net
@@ -122,7 +123,12 @@ def _module(
             held += [t.hold(size, count, WEIGHTS, f"{name} ({how.packed})", (size,), U8) for size in sizes]
             continue
         held.append(t.hold(_size(shape) * how.dtype.size, count, WEIGHTS, name, shape, how.dtype))
-    if isinstance(spec, Linear):
+    if plan.saves(path):
+        held += [
+            t.hold(_size(shape) * how.dtype.size, count, WEIGHTS, f"{path}.{part} (trained copy)", shape, how.dtype)
+            for part, shape in spec.parameters  # type: ignore[attr-defined]  # every Module has it
+        ]
+    elif isinstance(spec, Linear):
         adapter = plan.method.adapter(path, spec, layer)
         if adapter is not None:
             held += [
