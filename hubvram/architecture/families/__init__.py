@@ -33,6 +33,9 @@ class Family:
 
 MODULES: dict[str, tuple[str, ...]] = {
     "llama": ("llama", "mistral", "qwen2"),
+    "gpt2": ("gpt2",),
+    "gptj": ("gptj",),
+    "gpt_neox": ("gpt_neox",),
 }
 """Module name -> the model_types it builds. A test holds this against each module's own ``FAMILY``;
 it stands here too so that one model needs one import."""
