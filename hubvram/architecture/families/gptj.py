@@ -1,0 +1,162 @@
+"""GPT-J: rotary on part of each head, attention and MLP in parallel, scores in fp32, no sdpa."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hubvram.architecture.config import Config
+from hubvram.architecture.families import Family
+from hubvram.architecture.header import Header
+from hubvram.architecture.modules import Architecture, Block, Embedding, Linear, Module, Norm, Stack, Weight
+from hubvram.timeline.dtypes import F32, I64
+
+
+def build(config: Config, header: Header) -> Architecture:
+    """From config.json."""
+    hidden = config.positive("n_embd", "hidden_size", default=4096)
+    layers = config.positive("n_layer", "num_hidden_layers", default=28)
+    heads = config.positive("n_head", "num_attention_heads", default=16)
+    positions = config.positive("n_positions", "max_position_embeddings", default=2048)
+    vocab = config.positive("vocab_size", default=50400)
+    inner = config.optional("n_inner") or 4 * hidden
+    rotary_dim = config.optional("rotary_dim") if "rotary_dim" in config.data else 64
+    block: dict[str, Module] = {
+        "ln_1": Norm("ln_1", hidden, bias=True, kind="layer"),
+        "k_proj": Linear("attn.k_proj", hidden, hidden),
+        "v_proj": Linear("attn.v_proj", hidden, hidden),
+        "q_proj": Linear("attn.q_proj", hidden, hidden),
+        "out_proj": Linear("attn.out_proj", hidden, hidden, role="attn_out"),
+        "sincos": Weight("attn.embed_positions", (positions, rotary_dim or hidden), buffer=True, dtype="float32"),
+        "fc_in": Linear("mlp.fc_in", hidden, inner, True),
+        "fc_out": Linear("mlp.fc_out", inner, hidden, True, role="mlp_out"),
+    }
+    tied = config.flag("tie_word_embeddings", default=False)
+    return Architecture(
+        family="gptj",
+        model_type="gptj",
+        class_name="GPTJForCausalLM",
+        task="causal",
+        modules={
+            "embed": Embedding("transformer.wte", vocab, hidden),
+            "norm": Norm("transformer.ln_f", hidden, bias=True, kind="layer"),
+            "lm_head": Linear("lm_head", hidden, vocab, header.has_bias("lm_head", True), role="head"),
+        },
+        stacks={"layers": Stack("transformer.h", (Block(block),), (0,) * layers)},
+        forward=forward,
+        hidden_size=hidden,
+        vocab_size=vocab,
+        num_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        head_dim=hidden // heads,
+        max_seq_len=positions,
+        tied={"lm_head": "embed"} if tied else {},
+        facts={
+            "act": config.text("activation_function", default="gelu_new"),
+            "embd_pdrop": config.number("embd_pdrop", default=0.0),
+            "attn_pdrop": config.number("attn_pdrop", default=0.0),
+            "resid_pdrop": config.number("resid_pdrop", default=0.0),
+            "rotary_dim": rotary_dim,
+        },
+    )
+
+
+def forward(g: Any, net: Any, batch: Any) -> Any:
+    """GPTJForCausalLM.forward."""
+    arch = net.arch
+    facts = arch.facts
+    x = net.embed_tokens(g, batch)
+    b, s, hidden = x.shape
+    heads, d, rotary_dim = arch.num_attention_heads, arch.head_dim, facts["rotary_dim"]
+    flash = g.attn == "flash_attention_2"
+    attn = g.attn
+    if not flash:  # the model has no sdpa path
+        g.attn = "eager"
+    mask = g.causal_mask(b, s, x.dt, batch.padding)
+    g.attn = attn
+    x = g.dropout(x, facts["embd_pdrop"])
+
+    def rotary(x: Any, dt: Any) -> Any:
+        """``apply_rotary_pos_emb``: sin and cos are widened at every call."""
+        width = x.shape[-1]
+        sin = g.ones((1, s, 1, width), dt, "rotary sin")
+        cos = g.ones((1, s, 1, width), dt, "rotary cos")
+        return g.rotary_one(x, cos, sin)
+
+    def product(q: Any, k: Any, v: Any, mask: Any) -> Any:
+        """``_attn``: scores in fp32."""
+        q = g.to(q, F32)
+        k = g.to(k, F32)
+        dt = v.dt
+        tokens = k.shape[2]
+        if b > 1:  # permuted views: matmul copies what it cannot view as three-dimensional
+            w = g.matmul(g.clone(g.lower(q), "matmul reshape"), g.clone(g.lower(k), "matmul reshape"),
+                         (b, heads, s, tokens), "attention scores")
+        else:
+            w = g.matmul(q, k, (b, heads, s, tokens), "attention scores")
+        w = g.scale(w, "scores scale")
+        if mask is not None:
+            w = g.add(w, mask.tensor)
+        w = g.softmax(w, None)
+        w = g.to(w, dt)
+        w = g.dropout(w, facts["attn_pdrop"])
+        if b > 1:
+            v = g.clone(v, "matmul reshape")
+        return g.matmul(w, v, (b, heads, s, d), "attention output")
+
+    def attention(m: Any, h: Any) -> Any:
+        q = m.q_proj(g, h).view(b, s, heads, d)
+        k = m.k_proj(g, h).view(b, s, heads, d)
+        v = m.v_proj(g, h).view(b, heads, s, d)
+        dt = k.dt
+        table = g.ones(m.sincos.shape, F32, "embed_positions repeat")
+        ids = g.ones((1, s, table.shape[1]), I64, "position ids repeat")
+        sincos = g.to(g.ones((1, s, table.shape[1]), F32, "sin and cos"), dt)
+        if rotary_dim is not None:
+            rotated, rest = (b, s, heads, rotary_dim), (b, s, heads, d - rotary_dim)
+            k_rot = g.slice(k, rotated)
+            k_pass = g.slice(k, rest)
+            q_rot = g.slice(q, rotated)
+            q_pass = g.slice(q, rest)
+            k_rot = rotary(k_rot, dt)
+            q_rot = rotary(q_rot, dt)
+            k = g.cat([k_rot, k_pass], k.shape)
+            q = g.cat([q_rot, q_pass], q.shape)
+        else:
+            k = rotary(k, dt)
+            q = rotary(q, dt)
+        k = k.view(b, heads, s, d)
+        q = q.view(b, heads, s, d)
+        k, v, m_mask = net.with_prefix(g, m, k, v, mask)
+        if flash:
+            h = g.attention(q, k, v, m_mask, dropout=facts["attn_pdrop"])
+        else:
+            h = g.clone(product(q, k, v, m_mask)).view(b, s, hidden)
+        h = m.out_proj(g, h)
+        del table, ids, sincos
+        return g.dropout(h, facts["resid_pdrop"])
+
+    def mlp(m: Any, h: Any) -> Any:
+        h = m.fc_in(g, h)
+        h = g.act(facts["act"], h)
+        h = m.fc_out(g, h)
+        return g.dropout(h, facts["resid_pdrop"])
+
+    def layer(m: Any, x: Any) -> Any:
+        h = g.layer_norm(x, m.ln_1.weight, m.ln_1.bias)
+        out = attention(m, h)
+        ff = mlp(m, h)
+        return g.add(g.add(out, ff), x)
+
+    x = net.run(g, "layers", layer, x)
+    x = g.layer_norm(x, net.norm.weight, net.norm.bias)
+    return net.causal_loss(g, x, batch)
+
+
+FAMILY = Family(
+    name="gptj",
+    model_types=("gptj",),
+    build=build,
+    source="transformers 5.23 models/gptj/modeling_gptj.py",
+    examples=("EleutherAI/gpt-j-6b",),
+)
