@@ -5,14 +5,20 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FIXTURES = ROOT / "fixtures" / "models"
+_shared = Path(os.environ.get("HUBVRAM_SHARED_MODELS") or ROOT.parent / "shared" / "models")
+SHARED_MODELS = _shared if (_shared / "INDEX.csv").is_file() else None
 sys.path.insert(0, str(ROOT / "tests" / "hub"))  # fakehub.py: test folders are no packages
+
+if TYPE_CHECKING:
+    from fakehub import FakeHub
 
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _CLEARED = ("HF_", "HUGGING", "TRANSFORMERS_", "HUBVRAM_", "NO_COLOR", "FORCE_COLOR", "CLICOLOR")
@@ -72,3 +78,20 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest
 def fixtures_dir() -> Path:
     """The repo's own copies of real headers: ``<org>/<name>/``."""
     return FIXTURES
+
+
+@pytest.fixture
+def fake_hub() -> Iterator[FakeHub]:
+    """A Hub on loopback that serves `fixtures/`: ``.url``, ``.log``, faults on demand (tests/hub/fakehub.py)."""
+    from fakehub import FakeHub, mounted_on_loopback
+
+    with mounted_on_loopback(FakeHub.of(FIXTURES)) as hub:
+        yield hub
+
+
+@pytest.fixture
+def shared_models() -> Path:
+    """The larger library of real headers (``HUBVRAM_SHARED_MODELS`` or ``../shared/models``); skips without it."""
+    if SHARED_MODELS is None:
+        pytest.skip("no library of real headers: set HUBVRAM_SHARED_MODELS")
+    return SHARED_MODELS

@@ -273,11 +273,16 @@ def _why_safetensors(lower: str, top: str, layout: Layout) -> str:
     return "not part of the layout that transformers would load"
 
 
+def pickled_weights(paths: Iterable[str]) -> list[str]:
+    """The PyTorch pickles among the files that may hold weights."""
+    return [p for p in paths if p.endswith(_PICKLES) and "training_args" not in p]
+
+
 def _nothing(paths: set[str], repo_id: str) -> NoSafetensorsError:
     """The error for a repo without a layout: what it holds instead, and what to do."""
     safetensors = sorted(p for p in paths if p.endswith(".safetensors"))
     gguf = [p for p in paths if p.endswith(".gguf")]
-    pickles = [p for p in paths if p.endswith(_PICKLES) and "training_args" not in p]
+    pickles = pickled_weights(paths)
     others = sorted({reason for p in paths for end, reason in _OTHER_FORMATS.items() if p.endswith(end)})
     if safetensors:
         some = ", ".join(shown(p) for p in safetensors[:4]) + (", ..." if len(safetensors) > 4 else "")

@@ -28,6 +28,7 @@ from hubvram.snapshot.layout import (
     ShardIndex,
     choose,
     parse_index,
+    pickled_weights,
     stated_size,
     total_size_warning,
 )
@@ -158,7 +159,7 @@ class HubSource:
         try:
             layout = choose(info.files, info.repo_id)
         except NoSafetensorsError as nothing:
-            if not self.allow_conversion_pr:
+            if not self.allow_conversion_pr or not pickled_weights(f.path for f in info.files):
                 raise
             pr = self._conversion(info, nothing)
             info, layout = pr, choose(pr.files, pr.repo_id)
@@ -311,6 +312,8 @@ class HubSource:
             if place not in sizes:
                 return None
             headers[place] = check_header(header, place, file_size=sizes[place], repo_id=info.repo_id)
+            if not _fits(headers[place]):
+                return None
         if not headers or (component.family and set(component.family) != set(headers)):
             return None
         index = content.get("index")
@@ -362,6 +365,19 @@ class HubSource:
             wait(pending)
         for job in sorted(done, key=jobs.index):
             job.result()
+
+
+def _fits(header: Header) -> bool:
+    """Whether a length that follows from the listing can be that of this header's JSON.
+
+    It cannot if the listing is of other contents than the header.
+    """
+    if header.header_bytes is None:
+        return True
+    longest = chunks.from_names(t.name for t in header.tensors) * 3 // 2 + 4_096
+    longest += 2 * sum(len(k) + len(v) + 6 for k, v in header.metadata.items())
+    shortest = sum(len(t.name) + 40 for t in header.tensors)
+    return shortest <= header.header_bytes <= longest
 
 
 def _canonical(answer: Mapping[str, Any], asked: str) -> str:

@@ -19,13 +19,14 @@ import gzip
 import hashlib
 import json
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 _ZEROS = bytes(65_536)
 _API_MODEL = re.compile(
@@ -351,8 +352,6 @@ def refusal(status: int, code: str, message: str, headers: Mapping[str, str] | N
 
 
 def _query(query: Mapping[str, list[str]]) -> str:
-    from urllib.parse import urlencode
-
     return f"?{urlencode(query, doseq=True)}" if query else ""
 
 
@@ -373,6 +372,7 @@ def serving(
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # headers and body are two writes: no 40 ms between them
 
         def _handle(self) -> None:
             fields = {k.lower(): v for k, v in self.headers.items()}
@@ -403,8 +403,16 @@ def serving(
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
             """Keep quiet."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    server.daemon_threads = True
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 64
+
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            """Clients hang up after a header: that is no error."""
+            if not isinstance(sys.exc_info()[1], ConnectionError):
+                super().handle_error(request, client_address)
+
+    server = Server(("127.0.0.1", port), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:
@@ -417,8 +425,6 @@ def serving(
 
 def main(argv: list[str] | None = None) -> int:
     """``python -m hubvram.sources.loopback FOLDER [PORT]``: serve until interrupted."""
-    import sys
-
     args = sys.argv[1:] if argv is None else argv
     if not 1 <= len(args) <= 2 or not Path(args[0]).is_dir() or not all(a.isdigit() for a in args[1:]):
         sys.stderr.write("usage: python -m hubvram.sources.loopback FOLDER [PORT]\n")

@@ -403,10 +403,26 @@ def _hub_utils() -> Any:
 
 
 def _hub_headers(token: str | bool | None) -> dict[str, str]:
+    """Token and user agent. Both as huggingface_hub has them, but not through its `build_hf_headers`.
+
+    From 2.4 on that asks the Hub for its register of coding agents before the
+    first request of a process, to name one in the user agent: a request more
+    than the repo needs.
+    """
+    import huggingface_hub
+    from huggingface_hub import constants
+
     from hubvram.version import __version__
 
-    built = _hub_utils().build_hf_headers(token=token, library_name="hubvram", library_version=__version__)
-    return {str(k).lower(): str(v) for k, v in built.items()}
+    python = ".".join(str(part) for part in sys.version_info[:3])
+    headers = {"user-agent": f"hubvram/{__version__}; hf_hub/{huggingface_hub.__version__}; python/{python}"}
+    implicit = not constants.HF_HUB_DISABLE_IMPLICIT_TOKEN
+    found = token if isinstance(token, str) else None
+    if token is True or (token is None and implicit):
+        found = huggingface_hub.get_token()
+    if found:
+        headers["authorization"] = f"Bearer {found}"
+    return headers
 
 
 def _environment_timeout() -> float:

@@ -1,0 +1,153 @@
+"""Faults on the way: waited out, tried again, or named with the host; the right answer or the right error."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from fakehub import GRANTED, FakeHub, mounted_on_loopback
+from helpers import QUICK, fetch, source
+
+from hubvram.errors import NetworkError
+from hubvram.sources.loopback import Answer, Content, LoopbackHub
+from hubvram.sources.refs import parse_ref
+from hubvram.sources.transport import RetryPolicy, Transport
+
+pytestmark = pytest.mark.hub
+
+REPO = "HuggingFaceTB/SmolLM2-135M"
+TOTAL = 134_515_008
+
+
+def total(hub: FakeHub, repo: str = REPO, **options) -> int:
+    return sum(t.numel for t in fetch(hub, repo, **options).tensors)
+
+
+@pytest.mark.parametrize("where", ["/api/models", r"config\.json", r"\.safetensors"])
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+def test_a_passing_server_error(hub: FakeHub, where: str, status: int) -> None:
+    hub.fault(where, status, times=2)
+    assert total(hub) == TOTAL
+    assert len(hub.log) == 5
+
+
+@pytest.mark.parametrize("fields", [{"RateLimit": '"api";r=0;t=0'}, {"Retry-After": "0"}, {}])
+def test_a_rate_limit_is_waited_out(hub: FakeHub, fields: dict[str, str]) -> None:
+    hub.fault("/resolve/", 429, headers=fields, times=1)
+    assert total(hub, policy=RetryPolicy(attempts=2, base=0.001, max_wait=2)) == TOTAL
+
+
+def test_a_rate_limit_holds_for_all_and_is_told(hub: FakeHub) -> None:
+    told: list[str] = []
+    hub.fault("/api/models", 429, headers={"Retry-After": "1"}, times=1)
+    start = time.monotonic()
+    assert total(hub, on_wait=told.append, policy=RetryPolicy(attempts=2, base=0.001, max_wait=2)) == TOTAL
+    assert time.monotonic() - start >= 1
+    assert told == ["the Hub asks to wait 1 s (rate limit)"] or told[0].startswith("the Hub asks to wait")
+
+
+@pytest.mark.parametrize("where", ["/api/models", r"config\.json", r"\.safetensors"])
+def test_a_body_cut_short(fake_hub: FakeHub, where: str) -> None:
+    fake_hub.short_body(where, 20, times=1)
+    assert total(fake_hub) == TOTAL
+
+
+@pytest.mark.parametrize("where", ["/api/models", r"config\.json", r"\.safetensors"])
+def test_a_body_that_is_always_cut_short(fake_hub: FakeHub, where: str) -> None:
+    fake_hub.short_body(where, 20)
+    with pytest.raises(NetworkError) as caught:
+        total(fake_hub)
+    assert "127.0.0.1" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "value", ["bytes 8-100/269060552", "bytes 0-999999999/269060552", "", "bytes 0-5/3", "items 0-1/2"]
+)
+def test_a_wrong_content_range(hub: FakeHub, value: str) -> None:
+    hub.bend(r"\.safetensors", lambda a, _r: a._replace(headers={**a.headers, "Content-Range": value}))
+    with pytest.raises(NetworkError) as caught:
+        total(hub)
+    assert "bytes" in caught.value.message
+    assert len(hub.requests(r"\.safetensors")) == QUICK.attempts
+
+
+def test_a_listing_that_disagrees_with_the_file(hub: FakeHub) -> None:
+    found = hub.inner.repo(REPO)
+    assert found is not None
+    main = found.revisions["main"].files["model.safetensors"]
+
+    def other(answer: Answer, request) -> Answer:
+        fields = {
+            **answer.headers,
+            "Content-Range": answer.headers["Content-Range"].replace(str(main.size), "999999999"),
+        }
+        return answer._replace(headers=fields)
+
+    hub.bend(r"\.safetensors", other)
+    with pytest.raises(NetworkError, match="the listing says"):
+        total(hub)
+
+
+def test_redirects_to_another_host_keep_the_range_and_lose_the_token(fake_hub: FakeHub) -> None:
+    cdn = FakeHub(LoopbackHub(fake_hub.inner.folder, granted=frozenset({""})))
+    with mounted_on_loopback(cdn):
+        fake_hub.cdn = cdn.url
+        assert total(fake_hub, "meta-llama/Llama-3.2-1B") == 1_235_814_400
+    (first,) = fake_hub.requests(r"\.safetensors")
+    (second,) = cdn.log
+    assert first.headers["authorization"] == f"Bearer {GRANTED}"
+    assert "authorization" not in second.headers
+    assert second.range == first.range
+    assert first.range is not None
+    assert second.status == 206
+
+
+def test_redirects_that_lead_nowhere(hub: FakeHub) -> None:
+    hub.bend("/api/models", lambda _a, r: Answer(302, {"Location": r.path}, Content(b"", 0)))
+    with pytest.raises(NetworkError, match="circles"):
+        total(hub)
+    hub.faults.clear()
+    hub.bend("/api/models", lambda _a, _r: Answer(302, {"Location": "file:///etc/passwd"}, Content(b"", 0)))
+    with pytest.raises(NetworkError, match="redirects to"):
+        total(hub)
+
+
+def test_a_server_that_stalls(fake_hub: FakeHub) -> None:
+    def slow(answer: Answer, _request) -> Answer:
+        time.sleep(1.5)
+        return answer
+
+    fake_hub.bend("/api/models", slow)
+    with pytest.raises(NetworkError, match=r"did not answer within 0\.2 s"):
+        total(fake_hub, timeout=0.2, policy=RetryPolicy(attempts=2, base=0.001))
+
+
+def test_a_deadline_ends_the_retries(fake_hub: FakeHub) -> None:
+    fake_hub.fault("/api/models", 503)
+    start = time.monotonic()
+    with pytest.raises(NetworkError):
+        total(fake_hub, deadline=0.5, policy=RetryPolicy(attempts=1000, base=0.1, cap=0.2))
+    assert time.monotonic() - start < 3
+
+
+def test_a_config_that_never_ends_is_not_read(fake_hub: FakeHub) -> None:
+    huge = Content(b"{", 30_000_000)
+    fake_hub.file(REPO, "config.json", huge)
+    with pytest.raises(NetworkError, match="allowed"):
+        total(fake_hub)
+
+
+def test_stop_ends_the_waiting(hub: FakeHub) -> None:
+    opened = source(hub)
+    opened.transport.stop()
+    with pytest.raises(NetworkError, match="interrupted"):
+        opened.resolve(parse_ref(REPO))
+    opened.close()
+
+
+def test_the_timeout_of_the_ecosystem(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Transport("http://127.0.0.1:1", token=False).timeout == 10
+    monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "3.5")
+    assert Transport("http://127.0.0.1:1", token=False).timeout == 3.5
+    monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "soon")
+    assert Transport("http://127.0.0.1:1", token=False).timeout == 10
