@@ -1,7 +1,8 @@
 """One file per fine-tuning method (or close family of methods); `METHODS` finds them.
 
 To add a method: write ``methods/NAME.py`` with a list ``METHODS`` of `Method`
-records and add the module's name to ``MODULES``.
+records and add the module with their names to ``MODULES``. The names stand there
+so that an answer from the cache need not load the ops to know which methods there are.
 """
 
 from __future__ import annotations
@@ -9,13 +10,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hubvram.errors import SettingError
-from hubvram.plan.methods.base import Method
 
-MODULES: tuple[str, ...] = ("full", "lora")
-"""In the order of the table."""
+if TYPE_CHECKING:
+    from hubvram.plan.methods.base import Method
+
+MODULES: Mapping[str, tuple[str, ...]] = {
+    "full": ("full", "inference"),
+    "lora": ("lora", "rslora", "lora_int8", "qlora"),
+}
+"""Module -> names of its methods, in the order of the table."""
 
 _loaded: dict[str, Method] = {}
 
@@ -23,15 +29,17 @@ _loaded: dict[str, Method] = {}
 def methods() -> Mapping[str, Method]:
     """All methods by name, in the order of the table."""
     if not _loaded:
-        for module in MODULES:
-            for method in import_module(f"hubvram.plan.methods.{module}").METHODS:
-                _loaded[method.name] = method
+        for module, listed in MODULES.items():
+            found = {method.name: method for method in import_module(f"hubvram.plan.methods.{module}").METHODS}
+            if tuple(found) != listed:
+                raise ValueError(f"hubvram.plan.methods.{module} has {tuple(found)}, MODULES lists {listed}")
+            _loaded.update(found)
     return _loaded
 
 
 def names() -> list[str]:
     """All method names, in the order of the table."""
-    return list(methods())
+    return [name for listed in MODULES.values() for name in listed]
 
 
 def find(name: str) -> Method:
