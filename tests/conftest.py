@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-FIXTURES = ROOT / "fixtures" / "models"
-_shared = Path(os.environ.get("HUBVRAM_SHARED_MODELS") or ROOT.parent / "shared" / "models")
-SHARED_MODELS = _shared if (_shared / "INDEX.csv").is_file() else None
-sys.path.insert(0, str(ROOT / "tests" / "hub"))  # fakehub.py: test folders are no packages
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "hub")]  # test folders are no packages
+
+from locations import FIXTURES, SHARED_MODELS  # noqa: E402
 
 if TYPE_CHECKING:
     from fakehub import FakeHub
