@@ -88,6 +88,8 @@ class Weight:
     """A buffer has memory but no gradient ever."""
     dtype: str | None = None
     """Fixed dtype name where it does not follow the model's (fp32 inv_freq)."""
+    adaptable: bool = False
+    """Whether PEFT's ``target_parameters`` may wrap it (stacked experts, routers); run through ``g.opened``."""
 
     @property
     def parameters(self) -> list[tuple[str, tuple[int, ...]]]:
@@ -163,6 +165,8 @@ class Architecture:
     """Parts that are in the header but not in the trace; makes every estimate partial."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Whatever the family's forward needs."""
+    legacy: Callable[[], Architecture] | None = None
+    """The same model as transformers < 5 builds it, where modules differ (experts one by one)."""
 
     def layer_parameters(self) -> int:
         """Parameters inside the stacks."""

@@ -83,6 +83,22 @@ class Linear8bit:
         return g.linear_8bit(x, self.spec.out_features, self.bias, self.name)
 
 
+class LinearGptq:
+    """A GPTQ linear layer (gptqmodel / auto-gptq with a dequantising kernel)."""
+
+    __slots__ = ("bias", "name", "spec")
+
+    def __init__(self, name: str, spec: Linear, bias: Param | None) -> None:
+        """Packed integers, scales and zero points."""
+        self.name = name
+        self.spec = spec
+        self.bias = bias
+
+    def __call__(self, g: Ops, x: Tensor) -> Tensor:
+        """Dequantise and multiply."""
+        return g.linear_gptq(x, self.spec.out_features, self.bias, self.name)
+
+
 class Adapted:
     """A linear layer with a method's adapter on it."""
 
@@ -122,16 +138,34 @@ class Adapted:
         return out
 
 
+class AdaptedWeight:
+    """A bare parameter with a method's adapter folded in at every call."""
+
+    __slots__ = ("adapter", "params", "weight")
+
+    def __init__(self, weight: Param, adapter: Any, params: list[Param]) -> None:
+        """``params`` are those of ``adapter.params``, in order."""
+        self.weight = weight
+        self.adapter = adapter
+        self.params = params
+
+    def fold(self, g: Ops) -> Any:
+        """What the adapter makes once per call; its ``value`` is the adapted weight."""
+        return self.adapter.fold(g, self.weight, self.params)
+
+
 class Table:
     """An embedding or norm: its parameters by name."""
 
-    __slots__ = ("bias", "spec", "weight")
+    __slots__ = ("adapter", "bias", "params", "spec", "weight")
 
     def __init__(self, spec: Module, weight: Param | None, bias: Param | None) -> None:
         """``weight`` and ``bias`` are None where the layer has none."""
         self.spec = spec
         self.weight = weight
         self.bias = bias
+        self.adapter: Any = None
+        self.params: list[Param] = []
 
 
 class Layer:
@@ -155,18 +189,22 @@ class Network:
         self.prefix_state: Any = None
         self.inputs: list[Tensor] = []
         """Batch tensors, which the training loop holds to the end of the step."""
+        self.outputs: Tensor | None = None
+        """Logits, where the training loop keeps the model's outputs alive."""
+        self.cache: list[Any] = []
+        """What the model's cache object holds until the end of its forward pass (storages)."""
         self._made: dict[str, Any] = {}
+        for param in plan.method.extra_params:
+            self.prompt_params.append(self._param(param.name, param.shape, param.dtype, param.trainable, 1))
         for name, spec in self.arch.modules.items():
             if name not in self.arch.tied:
                 self._made[name] = self._module(spec.path, spec, None, 1, "")
         for name, owner in self.arch.tied.items():
             spec = self.arch.modules[name]
-            if plan.saves(spec.path):
+            if plan.copied(spec.path, spec, None) is not None:
                 self._made[name] = self._module(spec.path, spec, None, 1, "")
             else:
                 self._made[name] = self._tied(spec, self._made[owner])
-        for param in plan.method.extra_params:
-            self.prompt_params.append(self._param(param.name, param.shape, param.dtype, param.trainable, 1))
 
     def __getattr__(self, name: str) -> Any:
         """Modules by the names the family gave them."""
@@ -188,29 +226,45 @@ class Network:
         name = relative or path
         held = plan.held(path, spec)
         made: dict[str, Param] = {}
-        saved = plan.saves(path)
+        copied = plan.copied(path, spec, layer)
         for part, shape in spec.parameters:
             if held.packed and part == "weight":
                 continue
             full = f"{path}.{part}" if part else path
-            trains = saved or plan.method.trains(full, spec, part)
-            made[part] = self._param(full, shape, held.dtype, trains, count)
+            trains = copied is not None or plan.method.trains(full, spec, part)
+            made[part] = self._param(full, shape, copied or held.dtype, trains, count)
         if isinstance(spec, Linear):
             base: Any
             if held.packed == "4bit":
                 base = Linear4bit(name, spec, made.get("bias"), plan.compute_dtype)
             elif held.packed == "8bit":
                 base = Linear8bit(name, spec, made.get("bias"))
+            elif held.packed == "gptq":
+                base = LinearGptq(name, spec, made.get("bias"))
             else:
                 base = PlainLinear(name, spec, made["weight"], made.get("bias"))
-            adapter = None if saved else plan.method.adapter(path, spec, layer)
-            if adapter is None:
-                return base
-            params = [self._param(p.name, p.shape, p.dtype, p.trainable, count) for p in adapter.params]
-            return Adapted(base, adapter, params)
+            adapter = None if copied is not None else plan.method.adapter(path, spec, layer)
+            return base if adapter is None else Adapted(base, adapter, self._adapter_params(adapter, count))
         if isinstance(spec, (Embedding, Norm)):
-            return Table(spec, made.get("weight"), made.get("bias"))
+            table = Table(spec, made.get("weight"), made.get("bias"))
+            if isinstance(spec, Embedding) and copied is None:
+                table.adapter = plan.method.embedding_adapter(path, spec)
+                if table.adapter is not None:
+                    table.params = self._adapter_params(table.adapter, count)
+            return table
+        if spec.adaptable and not saved:
+            on_weight = plan.method.parameter_adapter(path, spec, layer)
+            if on_weight is not None:
+                params = [self._param(p.name, p.shape, p.dtype, p.trainable, count) for p in on_weight.params]
+                return AdaptedWeight(made[""], on_weight, params)
         return made[""]
+
+    def _adapter_params(self, adapter: Any, count: int) -> list[Param]:
+        params = [self._param(p.name, p.shape, p.dtype, p.trainable, count) for p in adapter.params]
+        if adapter.shared:
+            by_name = {p.name: p for p in self.prompt_params}
+            params += [by_name[name] for name in adapter.shared]
+        return params
 
     def _tied(self, spec: Module, owner: Any) -> Any:
         weight = owner.weight
@@ -267,8 +321,9 @@ class Network:
                     self._layer(stack, spec.blocks[spec.order[start + i]], start + done * period + i, m)
                     for i in range(period)
                 ]
-                for made in layers:
-                    self._prefix(g, made)
+                if stack == self.arch.decoder:
+                    for made in layers:
+                        made.prefix = self.plan.method.prefix(g, self)
 
                 def body(layers: list[Layer] = layers) -> list[Tensor]:
                     for made in layers:
@@ -296,14 +351,18 @@ class Network:
     def embed_tokens(self, g: Ops, batch: Batch, table: str = "embed") -> Tensor:
         """Token embeddings, with the method's virtual tokens in front where it has some."""
         module = self._made[table]
-        x = g.embedding(self.token_ids(g, batch), module.weight, module.spec.path)
+        self.plan.method.before_embeddings(g, self)
+        ids = self.token_ids(g, batch)
+        if module.adapter is not None:
+            x = module.adapter.forward(g, module, ids, module.params)
+        else:
+            x = g.embedding(ids, module.weight, module.spec.path)
+        del ids
         x = self.plan.method.on_embeddings(g, self, x)
         if self.plan.input_require_grads and not x.rg:
-            x = Tensor(x.st, x.shape, x.n, x.dt, True, None)
+            # enable_input_require_grads: the embeddings become a leaf of their own
+            x = Tensor(x.st, x.shape, x.n, x.dt, True, g.t.node(lambda grad: (), ()))
         return x
-
-    def _prefix(self, g: Ops, layer: Layer) -> None:
-        layer.prefix = self.plan.method.prefix(g, self)
 
     def with_prefix(
         self, g: Ops, layer: Layer, k: Tensor, v: Tensor, mask: Mask | None
@@ -311,11 +370,14 @@ class Network:
         """Keys and values with the method's trained prefix in front (``past_key_values.update``)."""
         if layer.prefix is None:
             return k, v, mask
-        pk, pv = layer.prefix
-        n = pk.shape[2]
-        k2 = g.cat((pk, k), (*k.shape[:2], k.shape[2] + n, k.shape[3]))
-        v2 = g.cat((pv, v), (*v.shape[:2], v.shape[2] + n, v.shape[3]))
-        return k2, v2, mask
+        before, layer.prefix = list(layer.prefix), None
+        n = before[0].shape[2]
+        v2 = before.pop()
+        k = g.cat((before.pop(), k), (*k.shape[:2], k.shape[2] + n, k.shape[3]))
+        self.cache.append(k.st)
+        v = g.cat((v2, v), (*v.shape[:2], v.shape[2] + n, v.shape[3]))
+        self.cache.append(v.st)
+        return k, v, mask
 
     def causal_loss(self, g: Ops, x: Tensor, batch: Batch, head: str = "lm_head", softcap: bool = False) -> Tensor:
         """Head and loss of a causal model, or the fused loss under ``use_liger_kernel``."""
@@ -325,16 +387,19 @@ class Network:
             return g.fused_linear_cross_entropy(x, module.weight)
         if not plan.training:  # generation asks for the last token's logits only
             return module(g, g.slice(x, (x.shape[0], 1, x.shape[2])))
-        logits = module(g, x)
+        logits = [module(g, x)]
         del x
         if softcap:
-            logits = g.scale(g.tanh(g.scale(logits, "softcap")), "softcap")
-        labels = g.ones((batch.size, logits.shape[1]), I64, "labels")
-        return self.finish(g, logits, labels)
+            logits[0] = g.scale(g.tanh(g.scale(logits[0], "softcap")), "softcap")
+        return self.finish(g, logits, batch)
 
-    def finish(self, g: Ops, logits: Tensor, labels: Tensor) -> Tensor:
-        """The loss function; under mixed precision accelerate makes an fp32 copy of all outputs."""
-        return g.causal_lm_loss(logits, labels)
+    def finish(self, g: Ops, logits: list[Tensor], batch: Batch) -> Tensor:
+        """Loss over the logits of every token; a hand-written loop keeps the model's outputs until its next step."""
+        labels = g.ones((batch.size, logits[0].shape[1]), I64, "labels")
+        loss = g.causal_lm_loss(logits, labels)
+        if self.plan.keeps_outputs:
+            self.outputs = logits[0].detach()
+        return loss
 
 
 HALVES = (F16, BF16)

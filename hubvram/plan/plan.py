@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from hubvram.architecture.modules import Architecture, Linear, Module, Weight
+from hubvram.architecture.modules import Architecture, Embedding, Linear, Module, Norm, Weight
 from hubvram.plan.methods.base import Context, Method, MethodPlan, Skip
 from hubvram.plan.network import Batch, is_half
 from hubvram.plan.optimizers import Optimizer
@@ -27,7 +27,7 @@ class Held:
 
     dtype: DType
     packed: str | None = None
-    """None, ``4bit`` or ``8bit``."""
+    """None, ``4bit``, ``8bit`` (bitsandbytes) or ``gptq``."""
 
 
 class Plan:
@@ -51,6 +51,8 @@ class Plan:
             Skip: the model cannot take the method.
             SettingError: a config key the method does not have.
         """
+        if arch.legacy is not None and stack.transformers < (5,):
+            arch = arch.legacy()
         self.arch = arch
         self.definition = method
         self.settings = settings
@@ -62,22 +64,30 @@ class Plan:
         self.checkpointing = settings.gradient_checkpointing and method.training
         quant = dict(settings.quantization)
         self.packed = self._packed(method, quant)
-        if self.packed:
+        if self.packed in ("4bit", "8bit"):
             quant = {**QUANTIZATION_DEFAULTS, **quant}
         self.quantization = quant
         self.double_quant = bool(quant.get("bnb_4bit_use_double_quant", True))
         self.compute_dtype = BY_NAME.get(str(quant.get("bnb_4bit_compute_dtype", "bfloat16")), BF16)
-        self.prepared = bool(self.packed) and bool(quant.get("prepare_model_for_kbit_training", True))
+        # prepare_model_for_kbit_training casts to fp32 on bitsandbytes bases only (peft 0.21 utils/other.py)
+        self.prepared = self.packed in ("4bit", "8bit") and bool(quant["prepare_model_for_kbit_training"])
+        # TRL's SFTTrainer undoes part of it (peft_module_casting_to_bf16): only norms stay fp32
+        self.trl_bf16 = (
+            self.prepared and self.packed == "4bit" and stack.trl is not None and settings.mixed_precision == "bf16"
+        )
         self.input_require_grads = self.prepared and self.checkpointing
         peft = method.config(settings.peft)
         autocast_adapters = bool(peft.get("autocast_adapter_dtype", True))
         adapter = F32 if autocast_adapters and is_half(base_dtype) else base_dtype
+        if self.trl_bf16:
+            adapter = BF16
         self.method: MethodPlan = method.apply(
-            Context(arch, base_dtype, peft, quant, self.checkpointing, adapter)
+            Context(arch, base_dtype, peft, quant, self.checkpointing, adapter, stack.transformers)
         )
         self.batch = Batch(settings.batch_size, tokens, source_tokens, settings.padding)
         self._saved = self._saved_names(method, peft)
         self.trains_anything = method.training
+        self.keeps_outputs = settings.keep_outputs if settings.keep_outputs is not None else not settings.max_grad_norm
         self._trainable: list[tuple[str, tuple[int, ...], DType, int]] | None = None
         self._runs: dict[str, list[tuple[int, int, int]]] = {}
 
@@ -90,6 +100,8 @@ class Plan:
 
     @staticmethod
     def _packed(method: Method, quant: Mapping[str, Any]) -> str | None:
+        if quant.get("quant_method") == "gptq":
+            return "gptq"
         if method.quantization:
             return method.quantization
         if quant.get("load_in_4bit"):
@@ -108,6 +120,8 @@ class Plan:
             if module.kind in ("Linear", "Conv1D"):
                 return Held(F32 if self.prepared else self.base_dtype, self.packed)
         if self.prepared and is_half(self.base_dtype):
+            if self.trl_bf16 and not isinstance(module, Norm):
+                return Held(BF16)
             return Held(F32)
         return Held(self.base_dtype)
 
@@ -120,6 +134,12 @@ class Plan:
             return False
         parts = path.split(".")
         return any(".".join(parts[: i + 1]).endswith(self._saved) for i in range(len(parts)))
+
+    def copied(self, path: str, module: Module, layer: int | None) -> DType | None:
+        """dtype of the trained copy that runs in the place of the (frozen) module; None where there is none."""
+        if self.saves(path):
+            return self.held(path, module).dtype
+        return self.method.copies(path, module, layer)
 
     def trainable(self) -> list[tuple[str, tuple[int, ...], DType, int]]:
         """Every trained parameter as (name, shape, dtype, how many equal ones)."""
@@ -148,8 +168,9 @@ class Plan:
         tied: bool,
     ) -> None:
         how = self.held(path, spec)
-        if self.saves(path):
-            out += [(f"{path}.{part}", shape, how.dtype, count) for part, shape in spec.parameters]
+        copied = self.copied(path, spec, layer)
+        if copied is not None:
+            out += [(f"{path}.{part}", shape, copied, count) for part, shape in spec.parameters]
             return
         for part, shape in spec.parameters:
             if (tied and part == "weight") or (how.packed and part == "weight"):
@@ -157,10 +178,17 @@ class Plan:
             full = f"{path}.{part}" if part else path
             if self.method.trains(full, spec, part):
                 out.append((full, shape, how.dtype, count))
+        adapter = None
         if isinstance(spec, Linear):
             adapter = self.method.adapter(path, spec, layer)
-            if adapter is not None:
-                out += [(p.name, p.shape, p.dtype, count) for p in adapter.params if p.trainable]
+        elif isinstance(spec, Embedding):
+            adapter = self.method.embedding_adapter(path, spec)
+        if adapter is not None:
+            out += [(p.name, p.shape, p.dtype, count) for p in adapter.params if p.trainable]
+        elif isinstance(spec, Weight) and spec.adaptable:
+            on_weight = self.method.parameter_adapter(path, spec, layer)
+            if on_weight is not None:
+                out += [(p.name, p.shape, p.dtype, count) for p in on_weight.params if p.trainable]
 
     def trainable_parameters(self) -> int:
         """Their number."""

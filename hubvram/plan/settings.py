@@ -74,6 +74,10 @@ class Settings:
     num_gpus: int = 1
     strategy: str = "ddp"
     offload: str = "none"
+    keep_outputs: bool | None = None
+    """Whether the loop holds the model's outputs (logits) during backward, as a hand-written
+    ``out = model(**batch); out.loss.backward()`` does and Trainer does not. None: held where gradients
+    are not clipped (max_grad_norm 0, which Trainer never has unless told), dropped otherwise."""
     image_tokens: int | None = None
     """Image tokens per sample for vision-language models; None = the model's own."""
 

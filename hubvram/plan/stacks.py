@@ -28,6 +28,8 @@ class Stack:
     peft: Version
     torch: Version
     bitsandbytes: Version
+    trl: Version | None = None
+    """None: TRL is not in use."""
 
     @classmethod
     def parse(cls, given: Mapping[str, str]) -> Stack:
@@ -37,7 +39,8 @@ class Stack:
             SettingError: something that is not a version number.
         """
         merged = {**NEWEST, **{k: v for k, v in given.items() if k in NEWEST}}
-        return cls(**{k: version(k, v) for k, v in merged.items()})
+        parsed = {k: version(k, v) for k, v in merged.items()}
+        return cls(**parsed, trl=version("trl", given["trl"]) if "trl" in given else None)
 
 
 def applied(given: Mapping[str, str]) -> dict[str, str]:
@@ -64,12 +67,16 @@ class Difference:
 
 
 DIFFERENCES: tuple[Difference, ...] = (
-    Difference("transformers", "4.45", "causal models no longer upcast all logits before the loss function is reached",
-               "transformers models/llama/modeling_llama.py 4.44 and 4.45"),
-    Difference("transformers", "4.48", "the loss shifts labels instead of copying shifted logits",
-               "transformers loss/loss_utils.py 4.47 and 4.48"),
+    Difference("transformers", "4.46", "the loss function upcasts the logits while the model still holds the 16-bit "
+               "ones: 14 bytes per logit instead of 12", "transformers loss/loss_utils.py 4.46"),
+    Difference("transformers", "4.50", "the loss shifts labels instead of copying shifted logits: 12 bytes per logit",
+               "transformers loss/loss_utils.py 4.50"),
     Difference("transformers", "4.48", "sdpa gets grouped keys and values instead of repeated ones (torch >= 2.5)",
                "transformers integrations/sdpa_attention.py"),
+    Difference("transformers", "4.40", "rotary cos and sin are made per batch; before, every layer of Llama and Mistral "
+               "held tables of max_position_embeddings rows", "transformers models/mistral/modeling_mistral.py 4.39"),
+    Difference("trl", "0.7", "SFTTrainer on a prepared 4-bit base with bf16=True casts adapters, embeddings and head back "
+               "to bf16, norms stay fp32 (peft_module_casting_to_bf16)", "trl trainer/utils.py 0.9 to 0.13"),
     Difference("torch", "2.14", "the memory-efficient attention kernel takes grouped keys and values",
                "torch aten/src/ATen/native/transformers/cuda/sdp_utils.cpp"),
     Difference("bitsandbytes", "0.50", "a fused 4-bit product for small batches: no dequantised weight in the forward",
@@ -80,6 +87,6 @@ DIFFERENCES: tuple[Difference, ...] = (
 def catalogue() -> list[dict[str, Any]]:
     """For ``hubvram stacks``: plain values."""
     return [
-        {"package": d.package, "since": d.since, "newest": NEWEST[d.package], "what": d.what, "source": d.source}
+        {"package": d.package, "since": d.since, "newest": NEWEST.get(d.package, "not assumed"), "what": d.what, "source": d.source}
         for d in DIFFERENCES
     ]

@@ -13,7 +13,7 @@ from hubvram.plan.optimizers import state_bytes
 from hubvram.plan.plan import Plan
 from hubvram.timeline.dtypes import F32, U8
 from hubvram.timeline.ops import Ops
-from hubvram.timeline.ops.quantized import int8_bytes, nf4_bytes
+from hubvram.timeline.ops.quantized import gptq_bytes, int8_bytes, nf4_bytes
 from hubvram.timeline.tracer import ACTIVATIONS, OPTIMIZER, TEMPORARY, WEIGHTS, Storage, Tracer
 
 CUBLAS_WORKSPACE = 8320 * 1024
@@ -21,6 +21,10 @@ CUBLAS_WORKSPACE = 8320 * 1024
 ``CUDABlas.cpp`` getChosenWorkspaceSize, ``:4096:2:16:8``). Forward and backward run in different threads: two."""
 CUBLAS_WORKSPACE_HOPPER = 32 * 1024 * 1024
 """The same from compute capability 9.0 on."""
+
+
+GPTQ_GROUP = 128
+"""Weights per scale where nothing says otherwise (auto-gptq's and the Hub's usual group size)."""
 
 
 def trace(plan: Plan, *, explain: bool = False, sm: int = 80) -> tuple[Tracer, Network]:
@@ -92,9 +96,26 @@ def weights(plan: Plan, t: Tracer) -> list[Storage | None]:
                 for module in block.modules.values():
                     path = f"{s.prefix}.{start + i}.{module.path}"
                     held += _module(plan, t, path, module, start + i, times, tied=False)
+    held += rotary_buffers(plan, t)
     for p in plan.method.extra_params:
         held.append(t.hold(_size(p.shape) * p.dtype.size, 1, WEIGHTS, p.name, p.shape, p.dtype))
     return held
+
+
+def rotary_buffers(plan: Plan, t: Tracer) -> list[Storage | None]:
+    """Buffers of rotary embeddings, which no checkpoint holds.
+
+    transformers >= 4.40 has ``inv_freq`` and its copy, fp32, once a model; before,
+    every layer had cos and sin tables of max_position_embeddings rows.
+    """
+    dim = plan.arch.facts.get("rotary_dim")
+    if not dim:
+        return []
+    if plan.stack.transformers < (4, 40) and plan.arch.max_seq_len:
+        shape = (plan.arch.max_seq_len, dim)
+        size = _size(shape) * plan.base_dtype.size
+        return [t.hold(size, 2 * plan.arch.num_layers, WEIGHTS, "rotary cos and sin tables", shape, plan.base_dtype)]
+    return [t.hold(dim // 2 * F32.size, 2, WEIGHTS, "rotary inv_freq", (dim // 2,), F32)]
 
 
 def _size(shape: tuple[int, ...]) -> int:
@@ -114,12 +135,7 @@ def _module(
             continue
         name = f"{path}.{part}" if part else path
         if how.packed and part == "weight" and isinstance(spec, Linear):
-            n = spec.in_features * spec.out_features
-            sizes = (
-                nf4_bytes(n, plan.double_quant)
-                if how.packed == "4bit"
-                else int8_bytes(spec.out_features, spec.in_features)
-            )
+            sizes = packed_sizes(plan, how.packed, spec)
             held += [t.hold(size, count, WEIGHTS, f"{name} ({how.packed})", (size,), U8) for size in sizes]
             continue
         held.append(t.hold(_size(shape) * how.dtype.size, count, WEIGHTS, name, shape, how.dtype))
@@ -136,6 +152,18 @@ def _module(
                 for p in adapter.params
             ]
     return held
+
+
+def packed_sizes(plan: Plan, packed: str, spec: Linear) -> list[int]:
+    """Bytes of each tensor that holds one quantised weight."""
+    if packed == "4bit":
+        return nf4_bytes(spec.in_features * spec.out_features, plan.double_quant)
+    if packed == "8bit":
+        return int8_bytes(spec.out_features, spec.in_features)
+    quant = plan.quantization
+    return gptq_bytes(
+        spec.out_features, spec.in_features, int(quant.get("bits", 4)), int(quant.get("group_size", GPTQ_GROUP))
+    )
 
 
 def optimizer_states(plan: Plan, t: Tracer) -> list[Storage | None]:

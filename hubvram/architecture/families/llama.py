@@ -82,7 +82,7 @@ def build(config: Config, header: Header) -> Architecture:
         head_dim=head_dim,
         max_seq_len=config.optional("max_position_embeddings"),
         tied={"lm_head": "embed"} if tied else {},
-        facts={"act": config.text("hidden_act", default="silu"), "kinds": kinds},
+        facts={"act": config.text("hidden_act", default="silu"), "kinds": kinds, "rotary_dim": head_dim},
     )
 
 

@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hubvram.architecture.modules import Architecture, Linear, Module
+from hubvram.architecture.modules import Architecture, Linear, Module, Weight
 from hubvram.errors import SettingError
 from hubvram.timeline.dtypes import DType
 from hubvram.timeline.ops import Ops
+from hubvram.timeline.ops.moe import Fold
 from hubvram.timeline.tracer import Param, Tensor
 
 Forward = Callable[[Ops, Any, Tensor, Sequence[Param]], Tensor]
@@ -43,6 +44,17 @@ class Adapter:
     params: tuple[NewParam, ...]
     forward: Forward
     """``forward(g, base, x, params)``: runs the base layer and the adapter."""
+    shared: tuple[str, ...] = ()
+    """Names among the plan's ``extra_params`` that this layer uses; they follow its own in ``params``."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterAdapter:
+    """What a method puts on one bare parameter: the model sees the adapted weight."""
+
+    params: tuple[NewParam, ...]
+    fold: Callable[[Ops, Param, Sequence[Param]], Fold]
+    """``fold(g, base, params)``: what is made once per call; its value is the adapted weight."""
 
 
 class MethodPlan:
@@ -55,18 +67,38 @@ class MethodPlan:
     prefix_tokens: int = 0
     """Key-value pairs added in front of every layer's cache."""
     not_counted: tuple[str, ...] = ()
+    no_checkpointing: str | None = None
+    """Why the method runs without gradient checkpointing even where it is asked for."""
 
     def trains(self, path: str, module: Module, part: str) -> bool:
         """Whether the base model's parameter at ``path`` (ending in ``part``) is trained."""
         return False
 
+    def copies(self, path: str, module: Module, layer: int | None) -> DType | None:
+        """The dtype of a trained copy of the module that runs in its place; None where there is none.
+
+        The original stays in memory, frozen (``modules_to_save``, LN tuning).
+        """
+        return None
+
     def adapter(self, path: str, module: Linear, layer: int | None) -> Adapter | None:
         """The adapter on one linear layer; None where there is none."""
+        return None
+
+    def embedding_adapter(self, path: str, module: Embedding) -> Adapter | None:
+        """The adapter on the token embedding: ``forward(g, table, ids, params)``; None where there is none."""
+        return None
+
+    def parameter_adapter(self, path: str, module: Weight, layer: int | None) -> ParameterAdapter | None:
+        """The adapter on one bare parameter (``Weight.adaptable``); None where there is none."""
         return None
 
     def layer_key(self, path: str, layer: int) -> Any:
         """What makes layer ``layer`` different from its equals under this method (None: nothing)."""
         return None
+
+    def before_embeddings(self, g: Ops, net: Any) -> None:
+        """What runs before the model's forward pass begins (prefixes of every layer)."""
 
     def on_embeddings(self, g: Ops, net: Any, x: Tensor) -> Tensor:
         """The token embeddings as the method hands them on."""
@@ -88,6 +120,10 @@ class Context:
     quantization: Mapping[str, Any]
     checkpointing: bool
     adapter_dtype: DType
+    transformers: tuple[int, ...] = (5, 23)
+    """Version of transformers in the stack: it decides what PEFT finds in a mixture of experts."""
+    packed: str | None = None
+    """How the base's linear layers are quantised: None, ``4bit``, ``8bit``, ``gptq``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,17 @@ def int8_bytes(out_features: int, in_features: int) -> list[int]:
     return [out_features * in_features, out_features * 4]
 
 
+def gptq_bytes(out_features: int, in_features: int, bits: int, group_size: int) -> list[int]:
+    """Sizes of a GPTQ layer's tensors: qweight (int32), scales (fp16), qzeros (int32), g_idx (int32)."""
+    groups = -(-in_features // group_size) if group_size > 0 else 1
+    return [
+        in_features * out_features * bits // 8,
+        groups * out_features * 2,
+        groups * out_features * bits // 8,
+        in_features * 4,
+    ]
+
+
 class QuantizedOps(LossOps):
     """4-bit and 8-bit matrix products over frozen weights."""
 
@@ -113,6 +124,28 @@ class QuantizedOps(LossOps):
         if out.rg:
             t.attach(out.node, op, x)
         del product, quantised, row_scale
+        return self.add(out, bias) if bias is not None else out
+
+    def linear_gptq(self, x: Tensor, out_features: int, bias: Tensor | None, op: str = "gptq linear") -> Tensor:
+        """A GPTQ product that dequantises the weight in forward and again in backward; no activation is kept.
+
+        Source: the autograd function around the Triton kernel of auto-gptq 0.7 /
+        gptqmodel 1.x (``DequantAndGemm``); computes in half, under autocast or not.
+        """
+        x = self.lower(x)
+        n = x.shape[-1] * out_features
+        t, dt = self.t, x.dt
+        new, xs, xb, whole = t.new, x.shape, x.n * dt.size, n * dt.size
+
+        def bw(g: Storage) -> Sequence[Storage | None]:
+            weight = new(whole, op + " dequantised weight", (out_features, xs[-1]), dt)
+            out = new(xb, op + " grad input", xs, dt)
+            del weight
+            return (out,)
+
+        weight = self._plain((out_features, x.shape[-1]), dt, op + " dequantised weight")
+        out = self.apply(op, (x,), (*x.shape[:-1], out_features), dt, bw)
+        del weight
         return self.add(out, bias) if bias is not None else out
 
     def _plain(self, shape: tuple[int, ...], dt: DType, op: str) -> Tensor:
