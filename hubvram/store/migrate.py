@@ -12,7 +12,6 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.sql.ddl import DropView
 
 from hubvram.errors import SchemaTooNewError, StoreError
 from hubvram.store import sqlite
@@ -98,12 +97,12 @@ def _run_alembic(connection: Connection) -> None:
 
     # Views stand on the tables, and some ALTERs refuse to touch a table with a view on it.
     for view in reversed(VIEWS):
-        connection.execute(DropView(view.table, if_exists=True))
+        connection.exec_driver_sql(view.drop())
     config = Config(attributes={"connection": connection})
     config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
     command.upgrade(config, "head")
     for view in VIEWS:
-        connection.execute(view.ddl())
+        connection.exec_driver_sql(view.create(connection.dialect))
 
 
 def _number(version: str) -> int:

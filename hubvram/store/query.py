@@ -22,6 +22,8 @@ from hubvram.store.location import location
 
 READ_ONLY_HINT = "Only one SELECT (or WITH, VALUES, EXPLAIN) is run; `hubvram cache` looks after the file."
 
+_SEVERAL = "The SQL holds more than one statement."
+
 
 class QueryResult(NamedTuple):
     """Columns and rows of a query; the rows come as they are read."""
@@ -88,10 +90,9 @@ def _rows(engine: Engine, sql: str, where: str) -> Iterator[tuple[Any, ...]]:
                     yield tuple(row)
             except DBAPIError as error:
                 raise _query_error(connection, error, where) from error
-            except Warning as error:
-                # How Python 3.10 says that there is more than one statement.
-                raise SettingError("The SQL holds more than one statement.", hint=READ_ONLY_HINT) from error
-            except (ValueError, UnicodeError) as error:
+            except (ValueError, sqlite.DriverWarning) as error:
+                if "one statement" in str(error):
+                    raise SettingError(_SEVERAL, hint=READ_ONLY_HINT) from error
                 raise SettingError(f"The SQL cannot be run: {error}.", hint=READ_ONLY_HINT) from error
     finally:
         engine.dispose()
@@ -105,7 +106,7 @@ def _query_error(connection: Connection, error: DBAPIError, where: str) -> Hubvr
         # SQLite hands Ctrl-C on in this form.
         raise KeyboardInterrupt
     if "one statement" in lower:
-        return SettingError("The SQL holds more than one statement.", hint=READ_ONLY_HINT)
+        return SettingError(_SEVERAL, hint=READ_ONLY_HINT)
     if "not authorized" in lower or "prohibited" in lower or "readonly" in lower:
         return SettingError(f"The SQL does more than read ({text}).", hint=READ_ONLY_HINT)
     if (found := re.match(r"no such table: (.+)", text)) is not None:

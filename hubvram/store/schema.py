@@ -173,6 +173,7 @@ runs = _table(
     _opt("strategy", Text, "`ddp`, `zero1`, `zero2`, `zero3` or `fsdp`."),
     _opt("offload", Text, "`none`, `optimizer` or `params`."),
     _opt("image_tokens", BigInteger, "Image tokens per sample (vision-language models only)."),
+    _opt("keep_outputs", Boolean, "Whether the loop holds the logits during backward; NULL = as max_grad_norm says."),
     _col("peft", Text, "PEFT config keys that were given (JSON object)."),
     _col("quantization", Text, "Quantisation keys that were given (JSON object)."),
     _col("stack", Text, "Library versions whose behaviour is assumed, where given (JSON object)."),
@@ -286,6 +287,7 @@ SETTING_COLUMNS: tuple[str, ...] = (
     "strategy",
     "offload",
     "image_tokens",
+    "keep_outputs",
 )
 """Settings that are real columns of `_runs`, under the settings' own names."""
 

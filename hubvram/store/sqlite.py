@@ -31,6 +31,9 @@ APPLICATION_ID = 0x68565241
 BUSY_SECONDS = 30.0
 """How long to wait for another process's lock."""
 
+DriverWarning = sqlite3.Warning
+"""What Python 3.10 raises for several statements in one text, past SQLAlchemy; later ones raise a ProgrammingError."""
+
 ELSEWHERE = "Choose another place with --db PATH or HUBVRAM_DB."
 
 WRITE_OPTION = "hubvram_write"

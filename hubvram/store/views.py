@@ -11,8 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Double, FromClause, MetaData, Numeric, Select, Table, cast, func, select, true
-from sqlalchemy.sql.ddl import CreateView
+from sqlalchemy import Dialect, Double, FromClause, Numeric, Select, Table, cast, func, select, true
 
 from hubvram.store import schema as s
 
@@ -44,14 +43,15 @@ class View:
         query = select(*(c.element.label(c.name) for c in self.columns)).select_from(source)
         return query if where is None else query.where(where)
 
-    def ddl(self) -> CreateView:
-        """The CREATE VIEW statement; its ``table`` can be queried and dropped."""
-        return CreateView(self.select(), self.name, metadata=MetaData())
+    def create(self, dialect: Dialect) -> str:
+        """The CREATE VIEW statement."""
+        # By hand: SQLAlchemy has a construct for it only from 2.1, which needs Python 3.11.
+        query = self.select().compile(dialect=dialect, compile_kwargs={"literal_binds": True})
+        return f"CREATE VIEW {self.name} AS {query}"
 
-    @property
-    def table(self) -> Table:
-        """The view as something to select from or drop."""
-        return self.ddl().table
+    def drop(self) -> str:
+        """The DROP VIEW statement, for a view that may not be there."""
+        return f"DROP VIEW IF EXISTS {self.name}"
 
 
 def _gib(column: Any) -> Any:
@@ -105,6 +105,7 @@ _RUN = _columns(
     s.runs,
     *s.SETTING_COLUMNS,
     *s.SETTING_JSON_COLUMNS,
+    "applied_settings",
     "settings_key",
     "formula_version",
     "hubvram_version",

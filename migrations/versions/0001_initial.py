@@ -158,6 +158,7 @@ def upgrade() -> None:
         sa.Column("strategy", sa.Text(), nullable=True),
         sa.Column("offload", sa.Text(), nullable=True),
         sa.Column("image_tokens", sa.BigInteger(), nullable=True),
+        sa.Column("keep_outputs", sa.Boolean(), nullable=True),
         sa.Column("peft", sa.Text(), nullable=False),
         sa.Column("quantization", sa.Text(), nullable=False),
         sa.Column("stack", sa.Text(), nullable=False),
@@ -181,6 +182,7 @@ def upgrade() -> None:
             "use_liger_kernel",
             "num_gpus",
             "image_tokens",
+            "keep_outputs",
         ),
         sa.ForeignKeyConstraint(["model_id"], ["_models.id"], name="fk__runs_model_id", ondelete="CASCADE"),
         sa.UniqueConstraint(
