@@ -8,7 +8,7 @@ from math import prod
 from typing import Any
 
 from hubvram.architecture.modules import Architecture, Embedding, Linear, Module, Norm, Weight
-from hubvram.plan.methods.base import Context, Method, MethodPlan, Skip
+from hubvram.plan.methods.base import Adapter, Context, Method, MethodPlan, ParameterAdapter, Skip
 from hubvram.plan.network import Batch, is_half
 from hubvram.plan.optimizers import Optimizer
 from hubvram.plan.settings import QUANTIZATION_DEFAULTS, Settings
@@ -82,8 +82,10 @@ class Plan:
         if self.trl_bf16:
             adapter = BF16
         self.method: MethodPlan = method.apply(
-            Context(arch, base_dtype, peft, quant, self.checkpointing, adapter, stack.transformers)
+            Context(arch, base_dtype, peft, quant, self.checkpointing, adapter, stack.transformers, self.packed)
         )
+        if self.method.no_checkpointing:
+            self.checkpointing = False
         self.batch = Batch(settings.batch_size, tokens, source_tokens, settings.padding)
         self._saved = self._saved_names(method, peft)
         self.trains_anything = method.training
@@ -178,17 +180,15 @@ class Plan:
             full = f"{path}.{part}" if part else path
             if self.method.trains(full, spec, part):
                 out.append((full, shape, how.dtype, count))
-        adapter = None
+        adapter: Adapter | ParameterAdapter | None = None
         if isinstance(spec, Linear):
             adapter = self.method.adapter(path, spec, layer)
         elif isinstance(spec, Embedding):
             adapter = self.method.embedding_adapter(path, spec)
+        elif isinstance(spec, Weight) and spec.adaptable:
+            adapter = self.method.parameter_adapter(path, spec, layer)
         if adapter is not None:
             out += [(p.name, p.shape, p.dtype, count) for p in adapter.params if p.trainable]
-        elif isinstance(spec, Weight) and spec.adaptable:
-            on_weight = self.method.parameter_adapter(path, spec, layer)
-            if on_weight is not None:
-                out += [(p.name, p.shape, p.dtype, count) for p in on_weight.params if p.trainable]
 
     def trainable_parameters(self) -> int:
         """Their number."""

@@ -7,7 +7,8 @@ optimizer step; the highest of steps 1 to 3 is the same.
 
 from __future__ import annotations
 
-from hubvram.architecture.modules import Linear
+from hubvram.architecture.modules import Embedding, Linear, Weight
+from hubvram.plan.methods.base import Adapter, ParameterAdapter
 from hubvram.plan.network import Network
 from hubvram.plan.optimizers import state_bytes
 from hubvram.plan.plan import Plan
@@ -39,6 +40,7 @@ def trace(plan: Plan, *, explain: bool = False, sm: int = 80) -> tuple[Tracer, N
         transformers=plan.stack.transformers,
         peft=plan.stack.peft,
         bitsandbytes=plan.stack.bitsandbytes,
+        past=plan.method.prefix_tokens,
     )
     t.phase("load")
     held: list[Storage | None] = weights(plan, t)
@@ -58,6 +60,7 @@ def trace(plan: Plan, *, explain: bool = False, sm: int = 80) -> tuple[Tracer, N
     states = optimizer_states(plan, t)
     with t.autocasting(plan.autocast):
         loss = plan.arch.forward(g, net, plan.batch)
+    net.cache.clear()
     t.phase("backward")
     t.backward(loss)
     del loss
@@ -139,18 +142,24 @@ def _module(
             held += [t.hold(size, count, WEIGHTS, f"{name} ({how.packed})", (size,), U8) for size in sizes]
             continue
         held.append(t.hold(_size(shape) * how.dtype.size, count, WEIGHTS, name, shape, how.dtype))
-    if plan.saves(path):
+    copied = plan.copied(path, spec, layer)  # type: ignore[arg-type]  # Module union
+    if copied is not None:
         held += [
-            t.hold(_size(shape) * how.dtype.size, count, WEIGHTS, f"{path}.{part} (trained copy)", shape, how.dtype)
+            t.hold(_size(shape) * copied.size, count, WEIGHTS, f"{path}.{part} (trained copy)", shape, copied)
             for part, shape in spec.parameters  # type: ignore[attr-defined]  # every Module has it
         ]
-    elif isinstance(spec, Linear):
+        return held
+    adapter: Adapter | ParameterAdapter | None = None
+    if isinstance(spec, Linear):
         adapter = plan.method.adapter(path, spec, layer)
-        if adapter is not None:
-            held += [
-                t.hold(_size(p.shape) * p.dtype.size, count, WEIGHTS, p.name, p.shape, p.dtype)
-                for p in adapter.params
-            ]
+    elif isinstance(spec, Embedding):
+        adapter = plan.method.embedding_adapter(path, spec)
+    elif isinstance(spec, Weight) and spec.adaptable:
+        adapter = plan.method.parameter_adapter(path, spec, layer)
+    if adapter is not None:
+        held += [
+            t.hold(_size(p.shape) * p.dtype.size, count, WEIGHTS, p.name, p.shape, p.dtype) for p in adapter.params
+        ]
     return held
 
 

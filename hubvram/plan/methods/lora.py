@@ -9,9 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hubvram.architecture.modules import Linear
-from hubvram.plan.methods import target_modules
-from hubvram.plan.methods.base import Adapter, Context, Method, MethodPlan, NewParam, layer_choice, targets
+from hubvram.architecture.modules import Linear, Weight
+from hubvram.plan.methods import experts, target_modules
+from hubvram.plan.methods.base import (
+    Adapter,
+    Context,
+    Method,
+    MethodPlan,
+    NewParam,
+    ParameterAdapter,
+    layer_choice,
+    targets,
+)
 from hubvram.timeline.ops import Ops
 from hubvram.timeline.tracer import Param, Tensor
 
@@ -20,6 +29,7 @@ KEYS: Mapping[str, Any] = {
     "lora_alpha": 8,
     "lora_dropout": 0.0,
     "target_modules": None,
+    "target_parameters": None,
     "exclude_modules": None,
     "layers_to_transform": None,
     "layers_pattern": None,
@@ -43,7 +53,9 @@ class LoraPlan(MethodPlan):
         """Resolves targets once."""
         self.ctx = ctx
         self.config = config
-        self.chosen = targets(ctx, target_modules.LORA, config["target_modules"], config["exclude_modules"])
+        default = target_modules.LORA.get(ctx.arch.model_type)
+        self.targets = experts.resolve(ctx, config, default)
+        self.chosen = targets(ctx, target_modules.LORA, self.targets.modules, config["exclude_modules"])
         self.layers = layer_choice(config)
         self.dropout = float(config["lora_dropout"])
         self.dtype = ctx.adapter_dtype
@@ -66,6 +78,12 @@ class LoraPlan(MethodPlan):
             ),
             self.forward,
         )
+
+    def parameter_adapter(self, path: str, module: Weight, layer: int | None) -> ParameterAdapter | None:
+        """The same on a bare parameter (stacked experts, routers)."""
+        if not self.targets.parameters or not self.layers(path, layer):
+            return None
+        return experts.adapter(self.targets, path, module, self.config, rank_of(self.config, path), self.dtype)
 
     def layer_key(self, path: str, layer: int) -> Any:
         """Layers differ by choice and by rank."""
