@@ -152,6 +152,15 @@ class GatherNode(Node):
         self.parts: list[Storage] = []
 
 
+class HeldNode(Node):
+    """A node outside a repeated stretch that stands for one node per copy (a layer's prefix).
+
+    The gradients that wait in it are one per copy.
+    """
+
+    __slots__ = ()
+
+
 class AccumulateGrad(Node):
     """The end of the graph at a trainable weight."""
 
@@ -485,6 +494,8 @@ class Tracer:
         heap: list[tuple[int, Node]] = [(-node.idx, node)]
         self._pending = heap
         del node
+        self._late: list[AccumulateGrad] = []
+        self._copies = 1
         ranges = self._ranges
         at = len(ranges) - 1
         segment: Segment | None = None
@@ -498,6 +509,7 @@ class Tracer:
             if segment is None and at >= 0 and idx <= ranges[at][1] and ranges[at][2].m > 1:
                 forward = ranges[at][2]
                 segment = Segment(forward.m, len(self.log), len(self.sizes), forward.label, forward)
+                self._copies = forward.m
                 self._hand_on(heap)
             current = heappop(heap)[1]
             self._step(current, heap)
@@ -509,11 +521,18 @@ class Tracer:
         segment.end, segment.sid_end = len(self.log), len(self.sizes)
         self.segments.append(segment)
         self._hand_on(self._pending)
+        self._copies = 1
+        for leaf in self._late:  # the one buffer into which all copies add
+            param = leaf.param_ref()
+            if param is not None:
+                leaf.grad = self.new(param.n * param.dt.size, "grad of " + param.name, param.shape, param.dt)
+                self._finish(leaf)
+        self._late.clear()
 
     def _hand_on(self, heap: list[tuple[int, Node]]) -> None:
         """Gradients on their way from one copy to the next exist once."""
         for _, node in heap:
-            if node.grad is not None:
+            if node.grad is not None and node.__class__ is not HeldNode:
                 self.single.add(node.grad.sid)
 
     def _step(self, node: Node, heap: list[tuple[int, Node]]) -> None:
@@ -560,6 +579,10 @@ class Tracer:
 
     def _arrive(self, leaf: AccumulateGrad, grad: Storage | None) -> None:
         leaf.expected -= 1
+        if grad is not None and self._copies > 1 and self._shared(leaf):
+            if leaf.grad is None and leaf not in self._late:
+                self._late.append(leaf)
+            return
         if grad is not None:
             if leaf.grad is None:
                 leaf.grad = grad
@@ -569,6 +592,15 @@ class Tracer:
                 size, (op, _, shape, dt) = self.sizes[grad.sid], self.info[grad.sid]
                 if self.info[leaf.grad.sid][0] != "to":
                     leaf.grad = self.new(size, "sum of gradients of " + op, shape, dt)
+        self._finish(leaf)
+
+    @staticmethod
+    def _shared(leaf: AccumulateGrad) -> bool:
+        """Whether a weight used inside a repeated stretch is one for all copies."""
+        param = leaf.param_ref()
+        return param is not None and param.count == 1
+
+    def _finish(self, leaf: AccumulateGrad) -> None:
         if leaf.expected > 0:
             return
         param = leaf.param_ref()

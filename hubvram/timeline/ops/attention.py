@@ -99,15 +99,18 @@ class AttentionOps(ActivationOps):
         """
         if self.attn == "flash_attention_2":
             return None
-        short = window is not None and window < tokens
+        past = self.past if causal else 0  # a filled cache: the mask is needed, and as much wider
+        keys = tokens + past
+        short = window is not None and window < keys
+        rows = batch if padding else 1  # without padding the boolean mask is one for all, expanded
         if self.attn == "sdpa":
-            if not padding and not short:
+            if not padding and not short and not past:
                 return None
-            return Mask(self.ones((batch, 1, tokens, tokens), BOOL, "attention mask"))
+            return Mask(self.ones((rows, 1, tokens, keys), BOOL, "attention mask"))
         if not causal and not padding:
             return None
-        allowed = self.ones((batch, 1, tokens, tokens), BOOL, "attention mask (bool)")
-        mask = Mask(self.ones((batch, 1, tokens, tokens), dt, "attention mask"))
+        allowed = self.ones((rows, 1, tokens, keys), BOOL, "attention mask (bool)")
+        mask = Mask(self.ones((batch, 1, tokens, keys), dt, "attention mask"))
         del allowed
         return mask
 
@@ -233,7 +236,7 @@ class AttentionOps(ActivationOps):
         if mask is not None:
             dense = mask.tensor
             if dense.dt is BOOL or dense.dt is not q.dt:
-                dense = self.ones(dense.shape, q.dt, "sdpa float mask")
+                dense = self.ones((q.shape[0], *dense.shape[1:]), q.dt, "sdpa float mask")
         dropout = dropout if self.training else 0.0
         if self.sm >= 80 and mask is None and half and d == dv <= 256 and not (causal and q.shape[2] != k.shape[2]):
             return self.flash(q, k, v), not (bhsd or d % 8)

@@ -27,8 +27,12 @@ class OpsBase:
         transformers: tuple[int, ...] = (5, 23),
         peft: tuple[int, ...] = (0, 21),
         bitsandbytes: tuple[int, ...] = (0, 50),
+        past: int = 0,
     ) -> None:
-        """``sm`` is the compute capability x 10 (80 = A100); the version tuples are the stack's."""
+        """``sm`` is the compute capability x 10 (80 = A100); the version tuples are the stack's.
+
+        ``past``: tokens that the decoder's cache holds before the forward pass (prefix tuning).
+        """
         self.t = t
         self.training = training
         self.attn = attn
@@ -37,6 +41,7 @@ class OpsBase:
         self.transformers = transformers
         self.peft = peft
         self.bitsandbytes = bitsandbytes
+        self.past = past
 
     # ---- building blocks for the ops -----------------------------------
 
