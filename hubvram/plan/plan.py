@@ -79,8 +79,6 @@ class Plan:
         peft = method.config(settings.peft)
         autocast_adapters = bool(peft.get("autocast_adapter_dtype", True))
         adapter = F32 if autocast_adapters and is_half(base_dtype) else base_dtype
-        if self.trl_bf16:
-            adapter = BF16
         self.method: MethodPlan = method.apply(
             Context(arch, base_dtype, peft, quant, self.checkpointing, adapter, stack.transformers, self.packed)
         )

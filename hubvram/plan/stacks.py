@@ -75,8 +75,8 @@ DIFFERENCES: tuple[Difference, ...] = (
                "transformers integrations/sdpa_attention.py"),
     Difference("transformers", "4.40", "rotary cos and sin are made per batch; before, every layer of Llama and Mistral "
                "held tables of max_position_embeddings rows", "transformers models/mistral/modeling_mistral.py 4.39"),
-    Difference("trl", "0.7", "SFTTrainer on a prepared 4-bit base with bf16=True casts adapters, embeddings and head back "
-               "to bf16, norms stay fp32 (peft_module_casting_to_bf16)", "trl trainer/utils.py 0.9 to 0.13"),
+    Difference("trl", "0.7", "SFTTrainer on a prepared 4-bit base with bf16=True casts embeddings and head back to bf16; "
+               "norms and adapters stay fp32 (peft_module_casting_to_bf16)", "trl trainer/utils.py 0.9 to 0.13"),
     Difference("torch", "2.14", "the memory-efficient attention kernel takes grouped keys and values",
                "torch aten/src/ATen/native/transformers/cuda/sdp_utils.cpp"),
     Difference("bitsandbytes", "0.50", "a fused 4-bit product for small batches: no dequantised weight in the forward",
