@@ -11,7 +11,7 @@ PYTEST_ARGS ?=
 BIN := $(VENV)/bin
 LEGS := 0.36 1
 
-.PHONY: run test lint docs legs pytest clean
+.PHONY: run test lint docs legs pytest clean $(LEGS:%=leg-%)
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.installed
@@ -31,18 +31,21 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The same tests that talk to a Hub, on the older lines of huggingface_hub: 0.36 (requests) and 1.x (httpx).
-legs: $(LEGS:%=$(VENV)-hub%/.tested)
+# What talks to a Hub or to the database, on the older lines: huggingface_hub 0.36 (requests) with SQLAlchemy 2.0,
+# and 1.x (httpx).
+legs: $(LEGS:%=leg-%)
+
+$(VENV)-hub0.36/.installed: PINS = 'huggingface_hub==0.36.*' 'sqlalchemy==2.0.*'
+$(VENV)-hub1/.installed: PINS = 'huggingface_hub==1.*'
 
 $(VENV)-hub%/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-hub$*
-	$(VENV)-hub$*/bin/python -m pip install --quiet --editable '.[test]' 'huggingface_hub==$*.*'
+	$(VENV)-hub$*/bin/python -m pip install --quiet --editable '.[test]' $(PINS)
 	@touch $@
 
-.PHONY: $(LEGS:%=$(VENV)-hub%/.tested)
-$(LEGS:%=$(VENV)-hub%/.tested): $(VENV)-hub%/.tested: $(VENV)-hub%/.installed
+leg-%: $(VENV)-hub%/.installed
 	@echo "== huggingface_hub $* =="
-	$(VENV)-hub$*/bin/python -m pytest -q -m hub tests $(PYTEST_ARGS)
+	$(VENV)-hub$*/bin/python -m pytest -q tests/hub tests/store tests/cli/test_end_to_end.py $(PYTEST_ARGS)
 
 pytest: $(VENV)/.dev
 	$(BIN)/python -m pytest tests $(PYTEST_ARGS)
@@ -55,6 +58,7 @@ test:
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m hubvram.cli.reference docs/cli.md
+	$(BIN)/python tools/readme.py
 
 clean:
 	rm -rf $(VENV) $(LEGS:%=$(VENV)-hub%) build dist hubvram.egg-info

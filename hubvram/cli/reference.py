@@ -17,6 +17,7 @@ ENVIRONMENT = {
     "HF_ENDPOINT": "the Hub to ask (`--endpoint`)",
     "HF_TOKEN": "access token for gated and private repos; else the one of `hf auth login`",
     "HF_HUB_OFFLINE": "`1`: ask nobody (`--offline`); TRANSFORMERS_OFFLINE does the same",
+    "HF_HUB_DOWNLOAD_TIMEOUT": "seconds without a byte before a request is tried again; 10",
     "HF_HUB_DISABLE_PROGRESS_BARS": "`1`: no progress bars",
     "XDG_CACHE_HOME": "folder that holds `hubvram/hubvram.db` where HUBVRAM_DB is not set",
     "NO_COLOR": "not empty: no colour; FORCE_COLOR: colour even into a pipe; TERM=dumb: none",

@@ -1,0 +1,61 @@
+"""How long a whole process takes, beside `python -c "import click, sqlalchemy, tabulate"` in the same run.
+
+    python tools/startup.py [RUNS]
+
+Runs alternate, so that a busy machine slows all of them alike; compared are
+the medians. Exit code 1 if a bar is missed: 1.5 for an answer from the cache,
+3 for one from a Hub on loopback.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from hubvram.sources.loopback import LoopbackHub, serving
+
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "models"
+REPO = "mistralai/Mistral-7B-v0.1"
+BASE = ("-c", "import click, sqlalchemy, tabulate")
+BARS = {"warm": 1.5, "cold": 3.0}
+
+
+def seconds(*arguments: str, environment: dict[str, str]) -> float:
+    """Wall time of one Python process."""
+    start = time.perf_counter()
+    subprocess.run(
+        [sys.executable, *arguments], check=True, env={**os.environ, **environment}, stdout=subprocess.DEVNULL
+    )
+    return time.perf_counter() - start
+
+
+def main(runs: int) -> int:
+    """Measure, print, and judge."""
+    times: dict[str, list[float]] = {"base": [], "help": [], "warm": [], "cold": []}
+    with serving(LoopbackHub(FIXTURES).answer) as endpoint, tempfile.TemporaryDirectory() as folder:
+        warm = {"HF_ENDPOINT": endpoint, "HUBVRAM_DB": str(Path(folder, "warm.db"))}
+        seconds("-m", "hubvram", REPO, environment=warm)
+        for index in range(runs):
+            cold = {**warm, "HUBVRAM_DB": str(Path(folder, f"cold{index}.db"))}
+            times["base"].append(seconds(*BASE, environment={}))
+            times["help"].append(seconds("-m", "hubvram", "--help", environment={}))
+            times["warm"].append(seconds("-m", "hubvram", REPO, environment=warm))
+            times["cold"].append(seconds("-m", "hubvram", REPO, environment=cold))
+    base = statistics.median(times["base"])
+    missed = 0
+    for name, found in times.items():
+        middle = statistics.median(found)
+        bar = BARS.get(name)
+        missed += bar is not None and middle > bar * base
+        limit = f" (bar {bar})" if bar else ""
+        print(f"{name:5} median {middle:.3f} s, fastest {min(found):.3f} s, {middle / base:.2f} x base{limit}")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 15))
