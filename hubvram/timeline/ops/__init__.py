@@ -2,13 +2,15 @@
 
 ``elementwise`` (casts, arithmetic, shape), ``linear`` (matrix products,
 embedding), ``norm``, ``activation``, ``attention``, ``loss``, ``quantized``,
-``moe``. `Ops` has them all.
+``moe``, ``conv``, ``position``. `Ops` has them all.
 """
 
+from hubvram.timeline.ops.conv import ConvOps
 from hubvram.timeline.ops.moe import MoeOps
+from hubvram.timeline.ops.position import PositionOps
 
 
-class Ops(MoeOps):
+class Ops(ConvOps, PositionOps, MoeOps):
     """Every op; what families and methods are written in."""
 
 
