@@ -28,6 +28,15 @@ GPTQ_GROUP = 128
 """Weights per scale where nothing says otherwise (auto-gptq's and the Hub's usual group size)."""
 
 
+LIGER_MODEL_TYPES = frozenset(
+    {
+        "llama", "mistral", "mixtral", "gemma", "gemma2", "gemma3_text", "qwen2", "qwen3", "qwen3_moe", "phi3",
+        "granite", "olmo2", "olmo3", "glm4", "smollm3", "llama4_text", "llava", "qwen2_vl", "qwen2_5_vl",
+    }
+)
+"""Model types whose norms, rotary embedding and MLP liger-kernel 0.8 replaces (``transformers/monkey_patch.py``)."""
+
+
 def trace(plan: Plan, *, explain: bool = False, sm: int = 80) -> tuple[Tracer, Network]:
     """Run one step of ``plan`` under a tracer."""
     t = Tracer(explain=explain)

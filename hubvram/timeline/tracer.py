@@ -128,7 +128,7 @@ class Param(Tensor):
 class Node:
     """One step of the graph: gradients of the inputs from the gradient of the output."""
 
-    __slots__ = ("bw", "edges", "frame", "grad", "idx", "kept", "saved")
+    __slots__ = ("bw", "edges", "frame", "grad", "idx", "kept", "overwrites", "saved")
 
     def __init__(self, idx: int, bw: Backward, edges: tuple[Node | None, ...]) -> None:
         """``edges`` are the nodes of the inputs, None where no gradient is wanted."""
@@ -137,6 +137,8 @@ class Node:
         self.edges = edges
         self.saved: Any = None
         self.kept: Any = None
+        self.overwrites = False
+        """Backward writes its results over what was saved: that goes first."""
         self.frame: Frame | None = None
         self.grad: Storage | None = None
 
@@ -543,15 +545,13 @@ class Tracer:
             del frame
         grad, node.grad = node.grad, None
         assert grad is not None  # noqa: S101 - a node is queued only when a gradient has arrived
+        if node.overwrites:
+            self._release(node)
         outs = node.bw(grad)
         del grad
         if node.__class__ is GatherNode:
             node.parts.clear()  # type: ignore[attr-defined]  # checked one line above
-        if node.frame is not None:
-            for holder in node.saved:
-                holder.clear()
-            node.frame = None
-        node.saved = node.kept = None
+        self._release(node)
         edges, node.edges = node.edges, ()
         for edge, out in zip(edges, outs):
             if edge is None:
@@ -566,6 +566,14 @@ class Tracer:
                     edge.parts.append(out)  # type: ignore[attr-defined]  # checked one line above
                 else:
                     self._add(edge, out)
+
+    @staticmethod
+    def _release(node: Node) -> None:
+        if node.frame is not None:
+            for holder in node.saved:
+                holder.clear()
+            node.frame = None
+        node.saved = node.kept = None
 
     def _add(self, node: Node, more: Storage) -> None:
         """InputBuffer::accumulate: in place when nothing else holds the buffer."""

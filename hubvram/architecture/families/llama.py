@@ -104,7 +104,7 @@ def forward(g: Any, net: Any, batch: Any) -> Any:
         return m.o_proj(g, g.attention(q, k, v, mask))
 
     def mlp(m: Any, h: Any) -> Any:
-        return m.down_proj(g, g.mul(g.act(act, m.gate_proj(g, h)), m.up_proj(g, h)))
+        return m.down_proj(g, g.glu(act, m.gate_proj(g, h), m.up_proj(g, h)))
 
     def layer(m: Any, x: Any) -> Any:
         h = g.rms_norm(x, m.input_norm.weight)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hubvram.timeline.ops.norm import NormOps
-from hubvram.timeline.tracer import Tensor
+from hubvram.timeline.tracer import Storage, Tensor
 
 
 class ActivationOps(NormOps):
@@ -16,6 +18,22 @@ class ActivationOps(NormOps):
             KeyError: an activation this version does not know; the caller makes it a partial result.
         """
         return getattr(self, ACTIVATIONS[name])(x)  # type: ignore[no-any-return]  # methods below
+
+    def glu(self, name: str, gate: Tensor, up: Tensor) -> Tensor:
+        """``act(gate) * up``; liger's SwiGLU keeps gate and up only and writes both gradients over them."""
+        if not (self.liger and name in ("silu", "swish")):
+            return self.mul(self.act(name, gate), up)
+        new, size, shape, dt = self.t.new, gate.n * gate.dt.size, gate.shape, gate.dt
+        rg, ru = gate.rg, up.rg
+
+        def bw(g: Storage) -> Sequence[Storage | None]:
+            # written over the saved tensors, which are released in the same moment
+            return (
+                new(size, "liger swiglu grad gate", shape, dt) if rg else None,
+                new(size, "liger swiglu grad up", shape, dt) if ru else None,
+            )
+
+        return self.apply("liger swiglu", (gate, up), shape, dt, bw, save=(gate, up), overwrites=True)
 
     def silu(self, x: Tensor) -> Tensor:
         """SiLU: keeps its input."""
@@ -49,6 +67,38 @@ class ActivationOps(NormOps):
         """NewGELUActivation: 0.5 * x * (1 + tanh(c * (x + 0.044715 * x^3))), written in Python ops."""
         inner = self.scale(self.add(x, self.scale(self.pow(x))))
         return self.mul(self.scale(x), self.add_scalar(self.tanh(inner)))
+
+    def gelu_bloom(self, x: Tensor) -> Tensor:
+        """BLOOM's ``GeLUFunction``: keeps its input; both passes are chains of Python ops (modeling_bloom.py, 5.23)."""
+        new, n, shape, dt = self.t.new, x.n * x.dt.size, x.shape, x.dt
+
+        def step(*drop: list[Storage | None]) -> list[Storage | None]:
+            out = [new(n, "bloom gelu", shape, dt)]
+            for cell in drop:
+                cell.clear()
+            return out
+
+        def tanh() -> list[Storage | None]:
+            scaled, inner = step(), step()
+            inner = step(inner)
+            inner = step(inner)
+            return step(step(scaled, inner))
+
+        def bw(g: Storage) -> Sequence[Storage | None]:
+            turned = tanh()
+            half = step()
+            left = step(step())
+            right = step(step(step()))
+            product = step(half, step(left, right))
+            whole = step(product, step(step()))
+            out = step(whole, turned)
+            return (out[0],)
+
+        half = step()
+        result = step(half, step(tanh()))
+        out = self.apply("bloom gelu", (x,), shape, dt, bw, save=(x,))
+        result.clear()
+        return out
 
     def quick_gelu(self, x: Tensor) -> Tensor:
         """QuickGELUActivation: x * sigmoid(1.702 * x)."""

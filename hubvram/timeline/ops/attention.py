@@ -74,9 +74,19 @@ class AttentionOps(ActivationOps):
         return self.add(straight, self.mul(self.rotate_half(x), sin))
 
     def rotary(self, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        """``apply_rotary_pos_emb``."""
+        """``apply_rotary_pos_emb``; liger's kernel turns q and k in place and keeps only cos and sin."""
+        if self.liger:
+            return self._rotary_in_place(q, cos, sin), self._rotary_in_place(k, cos, sin)
         q_out = self.rotary_one(q, cos, sin)
         return q_out, self.rotary_one(k, cos, sin)
+
+    def _rotary_in_place(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        t = self.t
+        if not t.wants_grad(x):
+            return x
+        node = t.node(lambda g: (g,), (x,))
+        t.save(node, "liger rope", cos, sin)
+        return Tensor(x.st, x.shape, x.n, x.dt, True, node)
 
     def rotary_part(self, x: Tensor, cos: Tensor, sin: Tensor, dim: int) -> Tensor:
         """Rotary on the first ``dim`` of head_dim, joined with the rest (partial_rotary_factor)."""
@@ -90,7 +100,15 @@ class AttentionOps(ActivationOps):
     # ---- masks ----------------------------------------------------------
 
     def causal_mask(
-        self, batch: int, tokens: int, dt: DType, padding: bool, *, window: int | None = None, causal: bool = True
+        self,
+        batch: int,
+        tokens: int,
+        dt: DType,
+        padding: bool,
+        *,
+        window: int | None = None,
+        causal: bool = True,
+        implementation: str | None = None,
     ) -> Mask | None:
         """What ``create_causal_mask`` returns (masking_utils.py, transformers 5.23).
 

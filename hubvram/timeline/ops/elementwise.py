@@ -28,6 +28,7 @@ class OpsBase:
         peft: tuple[int, ...] = (0, 21),
         bitsandbytes: tuple[int, ...] = (0, 50),
         past: int = 0,
+        liger: bool = False,
     ) -> None:
         """``sm`` is the compute capability x 10 (80 = A100); the version tuples are the stack's.
 
@@ -41,6 +42,7 @@ class OpsBase:
         self.transformers = transformers
         self.peft = peft
         self.bitsandbytes = bitsandbytes
+        self.liger = liger
         self.past = past
 
     # ---- building blocks for the ops -----------------------------------
@@ -55,13 +57,19 @@ class OpsBase:
         *,
         save: Sequence[Tensor | None] = (),
         save_result: bool = False,
+        overwrites: bool = False,
     ) -> Tensor:
-        """One recorded op: saves, allocates its output, links the graph."""
+        """One recorded op: saves, allocates its output, links the graph.
+
+        ``overwrites``: backward writes its results over the saved tensors.
+        """
         t = self.t
         n = prod(shape)
         if t.mode == OFF or not any([x.rg for x in inputs]):
             return Tensor(t.new(n * dt.size, op, shape, dt), shape, n, dt)
         node = None if t.mode == RECOMPUTE else t.node(bw, inputs)
+        if node is not None and overwrites:
+            node.overwrites = True
         if save:
             t.save(node, op, *save)
         out = Tensor(t.new(n * dt.size, op, shape, dt), shape, n, dt, True, node)

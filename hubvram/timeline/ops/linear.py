@@ -69,6 +69,21 @@ class LinearOps(OpsBase):
 
         return self.apply(op, (a, b), shape, dt, bw, save=(a if rb else None, b if ra else None))
 
+    def baddbmm(self, a: Tensor, b: Tensor, shape: tuple[int, ...], op: str = "baddbmm") -> Tensor:
+        """``constant.baddbmm(a, b, alpha=...)``: as `matmul`; backward scales each gradient out of place (alpha != 1)."""
+        a, b = self.lower(a), self.lower(b)
+        dt = promote(a.dt, b.dt)
+        new, ra, rb, na, nb, sa, sb = self.t.new, a.rg, b.rg, a.n * a.dt.size, b.n * b.dt.size, a.shape, b.shape
+
+        def bw(g: Storage) -> Sequence[Storage | None]:
+            ga = new(na, op + " backward", sa, dt) if ra else None
+            ga = new(na, op + " backward scaled", sa, dt) if ra else None
+            gb = new(nb, op + " backward", sb, dt) if rb else None
+            gb = new(nb, op + " backward scaled", sb, dt) if rb else None
+            return ga, gb
+
+        return self.apply(op, (a, b), shape, dt, bw, save=(a if rb else None, b if ra else None))
+
     def embedding(self, ids: Tensor, w: Tensor, op: str = "embedding") -> Tensor:
         """``F.embedding``: keeps the ids; backward makes a dense gradient of the whole table."""
         new, size, ws, dt = self.t.new, w.n * w.dt.size, w.shape, w.dt

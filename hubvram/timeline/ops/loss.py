@@ -96,11 +96,10 @@ class LossOps(AttentionOps):
         new = t.new
 
         def bw(g: Storage) -> Sequence[Storage | None]:
-            # the saved gradients are scaled in place and handed on; a fresh storage of the same
-            # size stands for them, made when the saved ones are released
+            # the saved gradients are scaled in place and handed on
             return (
                 new(gx, "liger grad input", xs, dt) if rx else None,
                 new(gw, "liger grad weight", ws, wd) if rw else None,
             )
 
-        return self.apply("liger loss", (x, w), (), F32, bw, save=(grad_x, grad_w))
+        return self.apply("liger loss", (x, w), (), F32, bw, save=(grad_x, grad_w), overwrites=True)

@@ -22,9 +22,24 @@ class NormOps(LinearOps):
 
     def rms_norm(self, x: Tensor, w: Tensor | None) -> Tensor:
         """Llama's: normalise in fp32, cast back, times the weight (transformers modeling_llama.py, 5.23)."""
+        if self.liger and w is not None:
+            return self.liger_rms_norm(x, w)
         src = x.dt
         y = self.to(self.rms_normalise(self.to(x, F32)), src)
         return y if w is None else self.mul(w, y)
+
+    def liger_rms_norm(self, x: Tensor, w: Tensor) -> Tensor:
+        """liger-kernel 0.8 ``ops/rms_norm.py``: keeps x and a number a row; the gradient is written over dY."""
+        t = self.t
+        new, rx, rw, nw, ws, wd = t.new, x.rg, w.rg, w.n * w.dt.size, w.shape, w.dt
+
+        def bw(g: Storage) -> Sequence[Storage | None]:
+            return (g if rx else None, new(nw, "liger rms_norm grad weight", ws, wd) if rw else None)
+
+        out = self.apply("liger rms_norm", (x, w), x.shape, x.dt, bw, save=(x, w))
+        if out.rg:
+            t.save(out.node, "liger rms_norm", t.tensor((x.n // x.shape[-1],), F32, "liger rms_norm rstd"))
+        return out
 
     def rms_norm_fp32_weight(self, x: Tensor, w: Tensor) -> Tensor:
         """OLMo-2's: the weight is applied in fp32 before the cast back."""
