@@ -50,6 +50,7 @@ def trace(plan: Plan, *, explain: bool = False, sm: int = 80) -> tuple[Tracer, N
         peft=plan.stack.peft,
         bitsandbytes=plan.stack.bitsandbytes,
         past=plan.method.prefix_tokens,
+        liger=plan.settings.use_liger_kernel and plan.arch.model_type in LIGER_MODEL_TYPES,
     )
     t.phase("load")
     held: list[Storage | None] = weights(plan, t)
