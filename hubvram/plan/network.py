@@ -252,7 +252,7 @@ class Network:
                 if table.adapter is not None:
                     table.params = self._adapter_params(table.adapter, count)
             return table
-        if spec.adaptable and not saved:
+        if spec.adaptable and copied is None:
             on_weight = plan.method.parameter_adapter(path, spec, layer)
             if on_weight is not None:
                 params = [self._param(p.name, p.shape, p.dtype, p.trainable, count) for p in on_weight.params]
@@ -325,7 +325,7 @@ class Network:
                 ]
                 if stack == self.arch.decoder:
                     for made in layers:
-                        made.prefix = self.plan.method.prefix(g, self)
+                        made.prefix = self.plan.method.prefix(g, self, m)
 
                 def body(layers: list[Layer] = layers) -> list[Tensor]:
                     for made in layers:
