@@ -14,8 +14,9 @@ left out), except that biases which AutoGPTQ invents are left out too.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 from hubvram.report.record import ParameterCounts
@@ -23,44 +24,46 @@ from hubvram.snapshot.dtypes import size_in_bytes
 from hubvram.snapshot.header import LENGTH_BYTES
 from hubvram.snapshot.records import Snapshot, TensorInfo
 
-_BNB_STATE = (
-    ".absmax",
-    ".quant_map",
-    ".nested_absmax",
-    ".nested_quant_map",
-    ".SCB",
-    ".weight_format",
-)
-_PACKED_COMPANIONS = (".qzeros", ".scales", ".g_idx", ".qweight_type")
-_FP8_SCALES = (".weight_scale_inv", ".weight_scale", ".input_scale", ".activation_scale", ".k_scale", ".v_scale")
+_ORDINARY = (".weight", ".bias")
+_BNB_STATE = frozenset({"absmax", "quant_map", "nested_absmax", "nested_quant_map", "SCB", "weight_format"})
+_PACKED_COMPANIONS = frozenset({"qzeros", "scales", "g_idx"})
+_FP8_SCALES = frozenset({"weight_scale_inv", "weight_scale", "input_scale", "activation_scale", "output_scale"})
 _WITHOUT_BIAS = frozenset({"llama", "mistral", "mixtral", "gemma", "gemma2", "yi", "deepseek", "qwen"})
 """Model types whose linear layers have no bias unless the config says so (qwen: `no_bias`, see `_is_invented`)."""
 
 
 @dataclass(slots=True)
 class _Tally:
-    """Running logical count."""
+    """What stored and logical count differ by."""
 
-    logical: int = 0
     packed: Counter[str] = field(default_factory=Counter)
     """Logical weights per kind of packing."""
+    packed_stored: int = 0
+    """Stored elements that hold them."""
     left_out: Counter[str] = field(default_factory=Counter)
-    """Stored elements not counted, per reason."""
+    """Stored elements that are no parameters, per reason."""
+
+    def unpack(self, kind: str, stored: int, weights: int) -> None:
+        """Count ``stored`` elements as ``weights`` parameters."""
+        self.packed[kind] += weights
+        self.packed_stored += stored
 
 
 def count_parameters(snapshot: Snapshot) -> ParameterCounts:
     """Exact counts per dtype, stored bytes, and the logical total.
 
-    ``stored_bytes`` is the length of the data sections: from offsets where the
-    files are known, else from dtype and shape.
+    ``stored_bytes`` is the length of the data sections: from the files where
+    they are known, else from dtype and shape.
     """
+    kinds = Counter((t[1], t[2]) for t in snapshot.tensors)
     by_dtype: Counter[str] = Counter()
-    for tensor in snapshot.tensors:
-        by_dtype[tensor.dtype] += tensor.numel
+    for (dtype, shape), count in kinds.items():
+        by_dtype[dtype] += count * prod(shape)
     total = sum(by_dtype.values())
-    logical, note = _logical(snapshot)
+    tally = _differences(snapshot)
+    logical = total - sum(tally.left_out.values()) - tally.packed_stored + sum(tally.packed.values())
     ordered = dict(sorted(by_dtype.items(), key=lambda item: (-item[1], item[0])))
-    return ParameterCounts(total, ordered, stored_bytes(snapshot), logical, note)
+    return ParameterCounts(total, ordered, stored_bytes(snapshot), logical, _note(snapshot.config, tally))
 
 
 def stored_bytes(snapshot: Snapshot) -> int:
@@ -74,61 +77,42 @@ def stored_bytes(snapshot: Snapshot) -> int:
     return sum(known.values()) + sum(size_in_bytes(t.dtype, t.numel) or 0 for t in rest)
 
 
-def _logical(snapshot: Snapshot) -> tuple[int, str | None]:
-    """Logical total and the sentence that explains it (None where nothing is packed)."""
-    config = snapshot.config
-    quantised = config.get("quantization_config") or config.get("compression_config")
-    quantised = quantised if isinstance(quantised, Mapping) else {}
-    method = str(quantised.get("quant_method", ""))
-    names = {t.name for t in snapshot.tensors}
-    packed = {n.removesuffix(".qweight") for n in names if n.endswith(".qweight")}
+def _differences(snapshot: Snapshot) -> _Tally:
+    """All tensors that are more or less than parameters as they stand."""
     tally = _Tally()
-    for tensor in snapshot.tensors:
-        _add(tensor, tally, names, packed, quantised, config)
-    if not tally.packed and not tally.left_out:
-        return tally.logical, None
-    return tally.logical, _note(method, tally)
+    special = [t for t in snapshot.tensors if not t[0].endswith(_ORDINARY)]
+    if not special:
+        return tally
+    tensors = {t.name: t for t in snapshot.tensors}
+    bits = _quant_bits(_quantisation(snapshot.config))
+    for tensor in special:
+        name = tensor.name
+        stem, _, last = name.rpartition(".")
+        if last in _FP8_SCALES and f"{stem}.weight" in tensors:
+            tally.left_out["scales"] += tensor.numel
+        elif last == "qweight":
+            tally.unpack(f"{bits}-bit", tensor.numel, tensor.numel * _bits_of(tensor) // bits)
+            bias = tensors.get(f"{stem}.bias")
+            if bias is not None and _is_invented(bias.name, snapshot.config):
+                tally.left_out["zero biases added by the quantiser"] += bias.numel
+        elif last in _PACKED_COMPANIONS and f"{stem}.qweight" in tensors:
+            tally.left_out["scales and zero points"] += tensor.numel
+        elif last in _BNB_STATE or ".quant_state." in name:
+            tally.left_out["quantisation state"] += tensor.numel
+            weight = tensors.get(stem) if last == "absmax" else None
+            if weight is not None:
+                # Two 4-bit values to a byte; the storage dtype may be wider than U8.
+                tally.unpack("4-bit", weight.numel, weight.numel * _bits_of(weight) // 4)
+        elif name.endswith("_blocks") and tensor.dtype == "U8" and f"{name[:-7]}_scales" in tensors:
+            tally.unpack("MXFP4", tensor.numel, 2 * tensor.numel)
+        elif name.endswith("_scales") and f"{name[:-7]}_blocks" in tensors:
+            tally.left_out["scales"] += tensor.numel
+    return tally
 
 
-def _add(
-    tensor: TensorInfo,
-    tally: _Tally,
-    names: set[str],
-    packed: set[str],
-    quantised: Mapping[str, Any],
-    config: Mapping[str, Any],
-) -> None:
-    name, numel = tensor.name, tensor.numel
-    stem, _, last = name.rpartition(".")
-    if last == "qweight":
-        values = numel * _bits_of(tensor) // _quant_bits(quantised)
-        tally.logical += values
-        tally.packed[f"{_quant_bits(quantised)}-bit"] += values
-    elif stem in packed and name.endswith(_PACKED_COMPANIONS):
-        tally.left_out["scales and zero points"] += numel
-    elif stem in packed and last == "bias" and _is_invented(name, config):
-        tally.left_out["zero biases added by the quantiser"] += numel
-    elif name.endswith("_blocks") and f"{name.removesuffix('_blocks')}_scales" in names and tensor.dtype == "U8":
-        tally.logical += 2 * numel
-        tally.packed["MXFP4"] += 2 * numel
-    elif name.endswith("_scales") and f"{name.removesuffix('_scales')}_blocks" in names:
-        tally.left_out["scales"] += numel
-    elif name.endswith(_BNB_STATE) or ".quant_state." in name:
-        tally.left_out["quantisation state"] += numel
-    elif f"{name}.absmax" in names:
-        # Two 4-bit values to a byte; the storage dtype may be wider than U8.
-        values = numel * _bits_of(tensor) // 4
-        tally.logical += values
-        tally.packed["4-bit"] += values
-    elif name.endswith(_FP8_SCALES) and _scaled(name) in names:
-        tally.left_out["scales"] += numel
-    else:
-        tally.logical += numel
-
-
-def _scaled(name: str) -> str:
-    """The weight that an FP8 scale belongs to."""
-    return f"{name.rpartition('.')[0]}.weight"
+def _quantisation(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = config.get("quantization_config") or config.get("compression_config")
+    return found if isinstance(found, Mapping) else {}
 
 
 def _bits_of(tensor: TensorInfo) -> int:
@@ -155,16 +139,14 @@ def _is_invented(name: str, config: Mapping[str, Any]) -> bool:
     return config.get(key) is not True
 
 
-def _note(method: str, tally: _Tally) -> str:
+def _note(config: Mapping[str, Any], tally: _Tally) -> str | None:
+    """The sentence for a logical total that differs; None where nothing is packed."""
+    method = str(_quantisation(config).get("quant_method", ""))
     parts = []
     if tally.packed:
-        kinds = " and ".join(_unique(tally.packed))
+        kinds = " and ".join(sorted(tally.packed))
         parts.append(f"{sum(tally.packed.values()):,} weights are packed ({kinds}{f', {method}' if method else ''})")
     if tally.left_out:
-        reasons = " and ".join(_unique(tally.left_out))
+        reasons = " and ".join(sorted(tally.left_out))
         parts.append(f"{sum(tally.left_out.values()):,} stored elements are {reasons}, not parameters")
-    return "; ".join(parts)
-
-
-def _unique(names: Iterable[str]) -> list[str]:
-    return sorted(set(names))
+    return "; ".join(parts) or None

@@ -12,12 +12,13 @@ reader (`SafeTensors::read_metadata`).
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple
 
-from hubvram.errors import CorruptHeaderError
+from hubvram.errors import CorruptHeaderError, UnsupportedError
 from hubvram.snapshot.dtypes import DTYPE_BITS
 from hubvram.snapshot.records import TensorInfo
 from hubvram.snapshot.text import shown
@@ -25,6 +26,8 @@ from hubvram.snapshot.text import shown
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000
 """The format's own limit (huggingface_hub stops at 25 MB already)."""
+MAX_TENSORS = 300_000
+"""Per file, for the sake of memory. DeepSeek-V3 has 92,000 in 163 files."""
 _MAX_INT = 2**63 - 1
 """Sizes beyond this overflow in every reader of the format."""
 _HINT = "the file breaks the safetensors format: try another revision, or tell the repo's authors"
@@ -97,9 +100,17 @@ def parse_header(raw: bytes, file: str, *, file_size: int | None = None, repo_id
 
     Raises:
         CorruptHeaderError: naming the file and the first promise it breaks.
+        UnsupportedError: if it holds more than `MAX_TENSORS` tensors.
     """
     if raw[:1] != b"{":
         raise corrupt(file, "its header does not begin with '{'", repo_id)
+    if raw.count(b'"data_offsets"') > MAX_TENSORS:
+        where = f"{repo_id}: {shown(file)}" if repo_id else shown(file)
+        raise UnsupportedError(
+            f"{where} holds more than {MAX_TENSORS:,} tensors",
+            hint="no known model has as many in one file; hubvram does not read it",
+            repo_id=repo_id,
+        )
     content = parse_json(raw, file, repo_id=repo_id)
     return check_header(content, file, header_bytes=len(raw), file_size=file_size, repo_id=repo_id)
 
@@ -132,17 +143,14 @@ def parse_json(raw: bytes, file: str, *, repo_id: str | None = None) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> Any:
     """Called by the JSON scanner for each object, innermost first."""
     if len(pairs) == 3:
-        found = dict(pairs)
-        dtype, shape, offsets = found.get("dtype"), found.get("shape"), found.get("data_offsets")
-        # A header may hold three tensors with these very names: then the values are objects.
-        if type(dtype) is str and type(shape) is list and type(offsets) is list:
+        (a, dtype), (b, shape), (c, offsets) = pairs
+        # The order that every writer uses. A header may also hold three tensors with these
+        # very names: then the values are objects.
+        if a == "dtype" and b == "shape" and c == "data_offsets" and type(shape) is list and type(offsets) is list:
             return _Entry(dtype, tuple(shape), offsets)
-        if len(found) == 3:
-            return found
-    else:
-        found = dict(pairs)
-        if len(found) == len(pairs):
-            return found
+    found = dict(pairs)
+    if len(found) == len(pairs):
+        return found
     seen: set[str] = set()
     for key, _ in pairs:
         if key in seen:
@@ -174,16 +182,17 @@ def check_header(
     tensors: list[TensorInfo] = []
     spans: list[tuple[int, int, str]] = []
     unknown: dict[str, int] = {}
+    shapes: dict[tuple[int, ...], tuple[int, ...]] = {}  # few differ: share them
     for name, entry in content.items():
         if name == "__metadata__":
             continue
         try:
-            info, begin, end = _check_tensor(name, entry, file)
+            dtype, shape, begin, end = _check_tensor(entry)
         except ValueError as error:
             raise corrupt(file, f"tensor {shown(name)} {error}", repo_id) from None
-        if info.dtype not in DTYPE_BITS:
-            unknown[info.dtype] = unknown.get(info.dtype, 0) + 1
-        tensors.append(info)
+        if dtype not in DTYPE_BITS:
+            unknown[dtype] = unknown.get(dtype, 0) + 1
+        tensors.append(TensorInfo(name, dtype, shapes.setdefault(shape, shape), file))
         spans.append((begin, end, name))
     data_bytes = _check_spans(spans, file, repo_id)
     if file_size is not None:
@@ -208,8 +217,8 @@ def _check_metadata(value: Any, file: str, repo_id: str | None) -> dict[str, str
     return value
 
 
-def _check_tensor(name: str, entry: Any, file: str) -> tuple[TensorInfo, int, int]:
-    """One tensor with the place of its bytes; ValueError says what is wrong with it."""
+def _check_tensor(entry: Any) -> tuple[str, tuple[int, ...], int, int]:
+    """Dtype, shape, begin and end of one tensor; ValueError says what is wrong with it."""
     if type(entry) is _Entry:
         dtype, shape, offsets = entry
     elif isinstance(entry, dict):
@@ -239,7 +248,7 @@ def _check_tensor(name: str, entry: Any, file: str) -> tuple[TensorInfo, int, in
     if bits is not None and (end - begin) * 8 != numel * bits:
         need = f"{numel * bits / 8:,.10g}"
         raise ValueError(f"takes {end - begin:,} bytes where {dtype} of shape {shown(list(shape))} needs {need}")
-    return TensorInfo(name, dtype, tuple(shape), file), begin, end
+    return sys.intern(dtype), tuple(shape), begin, end
 
 
 def _check_spans(spans: list[tuple[int, int, str]], file: str, repo_id: str | None) -> int:

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from typing import Any, TypeVar
+from concurrent.futures import Future
+from typing import Any
 from urllib.parse import quote
 
 from hubvram.errors import HubvramError, NetworkError, NoSafetensorsError, NotFoundError, SettingError
@@ -38,13 +38,13 @@ from hubvram.sources import chunks
 from hubvram.sources.records import RepoInfo
 from hubvram.sources.refs import DEFAULT_REVISION, RepoRef
 from hubvram.sources.transport import RetryPolicy, Transport
+from hubvram.sources.workers import Workers, gather
 
 WORKERS = 8
 """Header requests under way at once."""
 CONVERSION_BOT = "SFconvertbot"
 _MAX_INFO_BYTES = 50_000_000
 _MAX_BULK_BYTES = 200_000_000
-_T = TypeVar("_T")
 
 
 class HubSource:
@@ -78,7 +78,7 @@ class HubSource:
         )
         self.allow_conversion_pr = allow_conversion_pr
         self._no_bulk = False
-        self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="hubvram")
+        self._workers = Workers(WORKERS)
 
     @property
     def endpoint(self) -> str:
@@ -87,7 +87,7 @@ class HubSource:
 
     def close(self) -> None:
         """Stop the workers; requests under way are dropped."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._workers.close()
 
     # -- commit and listing ---------------------------------------------------
 
@@ -187,9 +187,9 @@ class HubSource:
         self, info: RepoInfo, layout: Layout
     ) -> tuple[dict[str, Any], dict[str, Header], dict[str, ShardIndex], list[str]]:
         """Config, headers per file in order, the indexes that were read, and notes."""
-        config = self._submit(self._config, info, layout)
+        config = self._workers.submit(self._config, info, layout)
         if len(layout.components) == 1 and layout.components[0].index and self._bulk_worth(info, layout.components[0]):
-            bulk = self._submit(self._bulk, info, layout.components[0])
+            bulk = self._workers.submit(self._bulk, info, layout.components[0])
             self._gather([config, bulk])
             found = bulk.result()
             if found is not None:
@@ -202,7 +202,7 @@ class HubSource:
                 return config.result(), self._headers(info, dict.fromkeys(family, first)), {}, []
         wanted: dict[str, int] = {}
         indexes: dict[str, ShardIndex] = {}
-        reading = {c.index: self._submit(self._index, info, c.index) for c in layout.components if c.index}
+        reading = {c.index: self._workers.submit(self._index, info, c.index) for c in layout.components if c.index}
         self._gather([config, *reading.values()])
         guess = chunks.from_config(config.result()) if layout.kind == "model" else chunks.BLIND
         for component in layout.components:
@@ -240,7 +240,7 @@ class HubSource:
     def _headers(self, info: RepoInfo, wanted: Mapping[str, int]) -> dict[str, Header]:
         """The headers of several files at once; ``wanted`` says how many bytes to ask for first."""
         sizes = {f.path: f.size for f in info.files}
-        jobs = {path: self._submit(self._header, info, path, sizes.get(path), n) for path, n in wanted.items()}
+        jobs = {path: self._workers.submit(self._header, info, path, sizes.get(path), n) for path, n in wanted.items()}
         self._gather(list(jobs.values()))
         return {path: job.result() for path, job in jobs.items()}
 
@@ -346,25 +346,13 @@ class HubSource:
             repo_id=info.repo_id,
         )
 
-    # -- workers --------------------------------------------------------------
-
-    def _submit(self, function: Callable[..., _T], *args: Any) -> Future[_T]:
-        return self._pool.submit(function, *args)
-
     def _gather(self, jobs: Sequence[Future[Any]]) -> None:
-        """Wait for all; at the first failure or Ctrl-C drop the rest and raise."""
+        """Wait for the workers; Ctrl-C stops them at their next chunk or wait."""
         try:
-            done, pending = wait(jobs, return_when=FIRST_EXCEPTION)
-        except BaseException:
+            gather(jobs)
+        except KeyboardInterrupt:
             self.transport.stop()
-            self.close()
             raise
-        for job in pending:
-            job.cancel()
-        if pending:
-            wait(pending)
-        for job in sorted(done, key=jobs.index):
-            job.result()
 
 
 def _fits(header: Header) -> bool:

@@ -21,7 +21,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode, urljoin, urlsplit
@@ -42,6 +42,8 @@ _ERROR_BASES = {
     "httpx2": ("HTTPError", "StreamError", "InvalidURL"),
 }
 _T = TypeVar("_T")
+Params = Mapping[str, str] | Sequence[tuple[str, str]]
+"""A query: pairs where a name may come twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,7 @@ class Transport:
     def get_bytes(
         self,
         path: str,
-        params: Mapping[str, str] | None = None,
+        params: Params | None = None,
         *,
         repo_id: str,
         revision: str | None = None,
@@ -247,7 +249,7 @@ class Transport:
     def _exchange(
         self,
         path: str,
-        params: Mapping[str, str] | None,
+        params: Params | None,
         headers: Mapping[str, str],
         consume: Callable[[Reply], _T],
         accepted: tuple[int, ...],

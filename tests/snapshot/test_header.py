@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hubvram.errors import CorruptHeaderError
+from hubvram.errors import CorruptHeaderError, UnsupportedError
 from hubvram.snapshot.dtypes import DTYPE_BITS, size_in_bytes
 from hubvram.snapshot.header import (
     LENGTH_BYTES,
@@ -354,3 +354,9 @@ def test_ninety_thousand_tensors_in_well_under_two_seconds() -> None:
     found = parse_header(raw, "f")
     assert len(found.tensors) == 92_000
     assert time.process_time() - start < 2
+
+
+def test_far_too_many_tensors_are_refused_before_they_take_memory() -> None:
+    raw = b"{" + b",".join(b'"%d":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}' % i for i in range(300_001)) + b"}"
+    with pytest.raises(UnsupportedError, match=r"model\.safetensors.*300,000 tensors"):
+        parse(raw)
