@@ -33,9 +33,12 @@ class Family:
 
 MODULES: dict[str, tuple[str, ...]] = {
     "llama": ("llama", "mistral", "qwen2"),
+    "moe": ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "glm4_moe", "dots1", "phimoe"),
     "gpt2": ("gpt2",),
     "gptj": ("gptj",),
     "gpt_neox": ("gpt_neox",),
+    "opt": ("opt",),
+    "bloom": ("bloom",),
 }
 """Module name -> the model_types it builds. A test holds this against each module's own ``FAMILY``;
 it stands here too so that one model needs one import."""

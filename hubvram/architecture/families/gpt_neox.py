@@ -58,8 +58,8 @@ def build(config: Config, header: Header) -> Architecture:
     )
 
 
-def forward(g: Any, net: Any, batch: Any) -> Any:
-    """GPTNeoXForCausalLM.forward."""
+def decode(g: Any, net: Any, batch: Any) -> Any:
+    """GPTNeoXModel.forward: the last hidden states; masks and tables die with it."""
     arch = net.arch
     facts = arch.facts
     x = net.embed_tokens(g, batch)
@@ -106,6 +106,12 @@ def forward(g: Any, net: Any, batch: Any) -> Any:
 
     x = net.run(g, "layers", layer, x)
     x = g.layer_norm(x, net.norm.weight, net.norm.bias)
+    return x
+
+
+def forward(g: Any, net: Any, batch: Any) -> Any:
+    """GPTNeoXForCausalLM.forward."""
+    x = decode(g, net, batch)
     return net.causal_loss(g, x, batch)
 
 

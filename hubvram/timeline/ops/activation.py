@@ -95,9 +95,10 @@ class ActivationOps(NormOps):
             return (out[0],)
 
         half = step()
-        result = step(half, step(tanh()))
+        rest = step(tanh())
         out = self.apply("bloom gelu", (x,), shape, dt, bw, save=(x,))
-        result.clear()
+        half.clear()
+        rest.clear()
         return out
 
     def quick_gelu(self, x: Tensor) -> Tensor:

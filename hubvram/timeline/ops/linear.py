@@ -69,7 +69,7 @@ class LinearOps(OpsBase):
 
         return self.apply(op, (a, b), shape, dt, bw, save=(a if rb else None, b if ra else None))
 
-    def baddbmm(self, a: Tensor, b: Tensor, shape: tuple[int, ...], op: str = "baddbmm") -> Tensor:
+    def scores_on_bias(self, a: Tensor, b: Tensor, shape: tuple[int, ...], op: str = "baddbmm") -> Tensor:
         """``constant.baddbmm(a, b, alpha=...)``: as `matmul`; backward scales each gradient out of place (alpha != 1)."""
         a, b = self.lower(a), self.lower(b)
         dt = promote(a.dt, b.dt)
