@@ -40,7 +40,7 @@ QUANTIZATION_KEYS = (
     "bits",
     "group_size",
 )
-STACK_KEYS = ("transformers", "peft", "torch", "bitsandbytes", "accelerate", "trl", "flash-attn", "cuda")
+STACK_KEYS = ("transformers", "peft", "torch", "bitsandbytes", "accelerate", "trl", "flash-attn", "liger-kernel", "cuda")
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,9 @@ DIFFERENCES: tuple[Difference, ...] = (
                "held tables of max_position_embeddings rows", "transformers models/mistral/modeling_mistral.py 4.39"),
     Difference("trl", "0.7", "SFTTrainer on a prepared 4-bit base with bf16=True casts embeddings and head back to bf16; "
                "norms and adapters stay fp32 (peft_module_casting_to_bf16)", "trl trainer/utils.py 0.9 to 0.13"),
+    Difference("liger-kernel", "0.3", "use_liger_kernel alone means the fused loss, RMSNorm and rotary kernels, which every "
+               "build of fused kernels has; a stack that names liger-kernel also has its SwiGLU, which keeps a third less",
+               "liger-kernel ops/swiglu.py 0.8; measured runs of other fused-kernel builds keep the plain MLP"),
     Difference("torch", "2.14", "the memory-efficient attention kernel takes grouped keys and values",
                "torch aten/src/ATen/native/transformers/cuda/sdp_utils.cpp"),
     Difference("bitsandbytes", "0.50", "a fused 4-bit product for small batches: no dequantised weight in the forward",

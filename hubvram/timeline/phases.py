@@ -40,6 +40,7 @@ LIGER_MODEL_TYPES = frozenset(
 def trace(plan: Plan, *, explain: bool = False, sm: int = 80) -> tuple[Tracer, Network]:
     """Run one step of ``plan`` under a tracer."""
     t = Tracer(explain=explain)
+    liger = plan.settings.use_liger_kernel and plan.arch.model_type in LIGER_MODEL_TYPES
     g = Ops(
         t,
         training=plan.training,
@@ -50,7 +51,8 @@ def trace(plan: Plan, *, explain: bool = False, sm: int = 80) -> tuple[Tracer, N
         peft=plan.stack.peft,
         bitsandbytes=plan.stack.bitsandbytes,
         past=plan.method.prefix_tokens,
-        liger=plan.settings.use_liger_kernel and plan.arch.model_type in LIGER_MODEL_TYPES,
+        liger=liger,
+        liger_mlp=liger and "liger-kernel" in plan.settings.stack,
     )
     t.phase("load")
     held: list[Storage | None] = weights(plan, t)

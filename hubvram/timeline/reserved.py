@@ -141,7 +141,11 @@ class _Player:
         for sid in range(low, high):
             self.copies[sid] = n
         if segment.m > n > 1:
-            # Forward copies keep what they save: the mean of the played ones. Backward copies free as
-            # much as they take; only the last played one is in the steady state.
-            grown = (levels[-1] - levels[0]) / (n - 1) if forward is None else levels[-1] - levels[-2]
+            # Forward copies keep what they save: the mean of what the played ones added. Backward copies
+            # free as much as they take, but for the gradients of weights that pile up.
+            grown = (levels[-1] - levels[0]) / (n - 1) if forward is None else max(0, self._net(events))
             self.extra += (segment.m - n) * grown
+
+    def _net(self, events: list[int]) -> int:
+        sizes = self.t.sizes
+        return sum(sizes[e] if e >= 0 else -sizes[~e] for e in events)

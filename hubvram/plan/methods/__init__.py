@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MODULES: Mapping[str, tuple[str, ...]] = {
     "full": ("full", "inference"),
     "lora": ("lora", "rslora", "lora_int8", "qlora"),
+    "prompt": ("prompt_tuning", "p_tuning", "prefix_tuning", "p_tuning_v2"),
 }
 """Module -> names of its methods, in the order of the table."""
 

@@ -104,8 +104,8 @@ class MethodPlan:
         """The token embeddings as the method hands them on."""
         return x
 
-    def prefix(self, g: Ops, net: Any) -> tuple[Tensor, Tensor] | None:
-        """Trained keys and values of one layer."""
+    def prefix(self, g: Ops, net: Any, copies: int) -> tuple[Tensor, Tensor] | None:
+        """Trained keys and values in front of one layer's, standing for ``copies`` equal layers."""
         return None
 
 

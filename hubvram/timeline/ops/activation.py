@@ -21,7 +21,7 @@ class ActivationOps(NormOps):
 
     def glu(self, name: str, gate: Tensor, up: Tensor) -> Tensor:
         """``act(gate) * up``; liger's SwiGLU keeps gate and up only and writes both gradients over them."""
-        if not (self.liger and name in ("silu", "swish")):
+        if not (self.liger_mlp and name in ("silu", "swish")):
             return self.mul(self.act(name, gate), up)
         new, size, shape, dt = self.t.new, gate.n * gate.dt.size, gate.shape, gate.dt
         rg, ru = gate.rg, up.rg

@@ -29,6 +29,7 @@ class OpsBase:
         bitsandbytes: tuple[int, ...] = (0, 50),
         past: int = 0,
         liger: bool = False,
+        liger_mlp: bool = False,
     ) -> None:
         """``sm`` is the compute capability x 10 (80 = A100); the version tuples are the stack's.
 
@@ -43,6 +44,7 @@ class OpsBase:
         self.peft = peft
         self.bitsandbytes = bitsandbytes
         self.liger = liger
+        self.liger_mlp = liger_mlp
         self.past = past
 
     # ---- building blocks for the ops -----------------------------------

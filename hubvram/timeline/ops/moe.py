@@ -129,6 +129,24 @@ class MoeOps(QuantizedOps):
             top = self.to(top, cast)
         return top, index
 
+    def mixer_weight(self, scores: Tensor, gates: Tensor, index: Tensor) -> Tensor:
+        """``PhimoeMultiplier``: the chosen gate's value; keeps it, the choice and all gates for its own backward."""
+        t = self.t
+        new, n, dt, shape = t.new, scores.n, scores.dt, scores.shape
+        rows = shape[0]
+        chosen = self.gather(gates, index)
+        mask = self.ones((rows, 1), dt, "mask_for_one")
+
+        def bw(g: Storage) -> Sequence[Storage | None]:
+            held = new(n * dt.size, "mixer backward", shape, dt)
+            out = new(n * dt.size, "mixer backward", shape, dt)
+            del held
+            return (out,)
+
+        out = self.apply("mixer", (scores,), (rows, 1), dt, bw, save=(chosen.detach(), index, gates.detach()))
+        del mask
+        return out
+
     # ---- tokens to experts and back -------------------------------------
 
     def index_rows(self, x: Tensor, index: Tensor, op: str = "index") -> Tensor:
