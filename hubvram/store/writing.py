@@ -72,14 +72,15 @@ def unpack_snapshot(data: bytes, **identity: Any) -> Snapshot:
     return replace(decode(data), **identity)
 
 
-def upsert(connection: Connection, table: Table, keys: Sequence[str], row: Mapping[str, Any]) -> None:
-    """Insert a row, or update the one with the same ``keys``."""
-    statement = sqlite.insert(table).values(row)
-    rest = {name: statement.excluded[name] for name in row if name not in keys}
-    if rest:
-        connection.execute(statement.on_conflict_do_update(index_elements=list(keys), set_=rest))
-    else:
-        connection.execute(statement.on_conflict_do_nothing(index_elements=list(keys)))
+def upsert(connection: Connection, table: Table, keys: Sequence[str], *items: Mapping[str, Any]) -> None:
+    """Insert rows (all with the same columns), or update those with the same ``keys``."""
+    if not items:
+        return
+    statement = sqlite.insert(table)
+    rest = {name: statement.excluded[name] for name in items[0] if name not in keys}
+    connection.execute(
+        statement.on_conflict_do_update(index_elements=list(keys), set_=rest), [dict(item) for item in items]
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,15 +230,15 @@ def put_estimates(
         update(s.runs).where(same).values(is_newest=case((r.formula_version == newest, True), else_=False))
     )
     run_id = next(run for version, run in versions if version == formula_version)
-    for position, estimate in enumerate(estimates):
-        item = {"run_id": run_id, **rows.estimate_row(estimate, position)}
-        upsert(connection, s.estimates, ("run_id", "method"), item)
-        packed = rows.pack_explanation(estimate) if explain else None
-        x = s.explanations.c
-        # An explanation of an earlier estimate must not stand beside new figures.
-        connection.execute(delete(s.explanations).where(x.run_id == run_id, x.method == estimate.method))
-        if packed is not None:
-            connection.execute(s.explanations.insert().values(run_id=run_id, method=estimate.method, data=packed))
+    items = [{"run_id": run_id, **rows.estimate_row(e, position)} for position, e in enumerate(estimates)]
+    upsert(connection, s.estimates, ("run_id", "method"), *items)
+    x = s.explanations.c
+    # An explanation of an earlier estimate must not stand beside new figures.
+    connection.execute(delete(s.explanations).where(x.run_id == run_id, x.method.in_([e.method for e in estimates])))
+    packed = [(e.method, rows.pack_explanation(e)) for e in estimates] if explain else []
+    kept = [{"run_id": run_id, "method": method, "data": data} for method, data in packed if data is not None]
+    if kept:
+        connection.execute(s.explanations.insert(), kept)
 
 
 def put_error(
