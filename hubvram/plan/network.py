@@ -294,15 +294,13 @@ class Network:
         x: Tensor,
         *,
         last_apart: bool = False,
-        kept: bool = True,
     ) -> Tensor:
         """Run a stack: ``x = layer(m, x)`` for each layer, equal runs of layers traced once.
 
         The first layer is traced apart when its input needs no gradient and its
         output does: it keeps less than the others. ``last_apart``: so is the last
         one, where layers share an input with a gradient (encoder states, position
-        bias): its backward makes the buffer into which the others add. ``kept``: the
-        caller holds ``x`` itself while the stack runs, and no layer saves its input.
+        bias): its backward makes the buffer into which the others add.
         """
         plan = self.plan
         t = g.t
@@ -338,7 +336,7 @@ class Network:
                 if m == 1:
                     body()
                 else:
-                    cell[0] = t.carry(cell[0], kept=kept and done == 0 and start == 0)
+                    cell[0] = t.carry(cell[0], kept=done == 0 and start == 0)
                     t.repeat(m, stack, body)
                 del body, layers, made
                 done += m

@@ -30,6 +30,7 @@ from heapq import heappop, heappush
 from math import prod
 from sys import getrefcount
 from typing import Any
+from weakref import ref
 
 from hubvram.timeline.dtypes import F32, DType
 
@@ -52,12 +53,14 @@ Backward = Callable[["Storage"], Sequence["Storage | None"]]
 class Storage:
     """One allocation. Its ``__del__`` is the free."""
 
-    __slots__ = ("log", "sid")
+    __slots__ = ("__weakref__", "also", "log", "sid")
 
     def __init__(self, sid: int, log: list[int]) -> None:
         """Remember the id and the log to write the free to."""
         self.sid = sid
         self.log = log
+        self.also: Storage | None = None
+        """Another storage that this one keeps alive (see `Tracer.carry`)."""
 
     def __del__(self) -> None:
         """Freed: the last reference is gone."""
@@ -265,6 +268,7 @@ class Tracer:
         self._frame: Frame | None = None
         self._idx = 0
         self._ranges: list[tuple[int, int, Segment]] = []
+        self._carried: tuple[int, ref[Storage]] | None = None
 
     # ---- memory -------------------------------------------------------
 
@@ -456,10 +460,15 @@ class Tracer:
 
     def repeat(self, m: int, label: str, body: Callable[[], Sequence[Tensor]]) -> Sequence[Tensor]:
         """Run ``body`` once as one of ``m`` equal copies; returns what it hands on."""
+        carried, self._carried = self._carried, None
         segment = Segment(m, len(self.log), len(self.sizes), label)
         first = self._idx + 1
         out = body()
         segment.end, segment.sid_end = len(self.log), len(self.sizes)
+        stand_in = carried[1]() if carried is not None else None
+        if carried is not None and stand_in is not None:
+            self._same(carried[0], stand_in, segment)
+            del stand_in
         self.segments.append(segment)
         for t in out:
             if t.st is not None:
@@ -472,7 +481,8 @@ class Tracer:
 
         The copies after the first free their input, which is the output of the
         copy before; where the caller keeps the first input, a stand-in of the
-        same size lets the traced copy do so too.
+        same size lets the traced copy do so too. If the layer turns out to save
+        its input, the stand-in was not needed: `repeat` takes it back.
         """
         if x.st is None:
             return x
@@ -483,7 +493,22 @@ class Tracer:
         st = self.new(self.sizes[x.st.sid], op, shape, dt)
         if st is not None:
             self.single.add(st.sid)
+            st.also = x.st
+            self._carried = (len(self.log) - 1, ref(st))
         return Tensor(st, x.shape, x.n, x.dt, x.rg, x.node)
+
+    def _same(self, at: int, stand_in: Storage, segment: Segment) -> None:
+        """Make a stand-in (allocated at log position ``at``) and what it stands for one storage."""
+        original = stand_in.also
+        if original is None:
+            return
+        stand_in.log = []
+        del self.log[at]
+        segment.start -= 1
+        segment.end -= 1
+        self.single.add(original.sid)
+        if self.kept_by is not None and stand_in.sid in self.kept_by:
+            self.kept_by.setdefault(original.sid, []).extend(self.kept_by.pop(stand_in.sid))
 
     # ---- backward -----------------------------------------------------
 
