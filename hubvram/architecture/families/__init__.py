@@ -33,6 +33,7 @@ class Family:
 
 MODULES: dict[str, tuple[str, ...]] = {
     "llama": ("llama", "mistral", "qwen2"),
+    "bert": ("bert", "roberta", "xlm-roberta", "camembert", "electra"),
     "moe": ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "glm4_moe", "dots1", "phimoe"),
     "gpt2": ("gpt2",),
     "gptj": ("gptj",),
