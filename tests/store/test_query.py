@@ -91,7 +91,7 @@ def test_reading(filled: Path, sql: str, expected: list[tuple[Any, ...]]) -> Non
         "",
         "   ",
         "-- only a comment",
-        "select load_extension('/tmp/x.so')",
+        "select load_extension('x.so')",
         "select * from models where repo_id = 'a'; --'; insert into _scans values (1)\n; drop table _models",
         "with x as (select 1) insert into _blobs select 'a', 1, x'00'",
         "explain query plan delete from _models",
