@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from types import TracebackType
@@ -157,6 +157,28 @@ class Client:
             metadata=snapshot.metadata,
             warnings=_join(snapshot.warnings, description.warnings),
         )
+
+    def listing(
+        self,
+        *,
+        author: str | None = None,
+        search: str | None = None,
+        filters: Sequence[str] = (),
+        sort: str | None = None,
+        limit: int | None = None,
+    ) -> Iterator[str]:
+        """Ids of the Hub's models; see `hubvram.sources.listing.list_models`.
+
+        Raises:
+            HubvramError: a subclass says what happened.
+        """
+        from hubvram.sources.hub import HubSource
+        from hubvram.sources.listing import NAME, list_models
+
+        source = self._open_source(RepoRef(repo_id=NAME, revision=None, local_path=None, original=NAME))
+        if not isinstance(source, HubSource):
+            raise TypeError(f"a Hub is opened by {type(source).__name__}")
+        return list_models(source.transport, author=author, search=search, filters=filters, sort=sort, limit=limit)
 
     def snapshot(self, ref: RepoRef) -> tuple[Snapshot, Description]:
         """A repo and what the estimator makes of it: from the cache while that is fresh, else from its source.

@@ -189,6 +189,10 @@ setting_options: Decorator[Any] = _stack(
     _flag("--max-grad-norm", type=float, metavar="X", help="Gradient clipping; 0 = off. Default: 1.0."),
     _flag("--gradient-accumulation-steps", type=int, metavar="N", help="Default: 1."),
     _flag("--use-liger-kernel/--no-use-liger-kernel", help="Fused kernels of Liger. Default: off."),
+    _flag(
+        "--keep-outputs/--no-keep-outputs",
+        help="Whether the loop holds the logits in backward, as a hand-written one does. Default: if not clipping.",
+    ),
     _flag("--peft-config", type=click.Path(dir_okay=False), metavar="FILE", help="A PEFT adapter_config.json."),
     _flag("--r", type=int, metavar="N", help="Rank. Default: 16."),
     _flag("--lora-alpha", type=float, metavar="X"),
@@ -230,6 +234,7 @@ _PLAIN = (
     "max_grad_norm",
     "gradient_accumulation_steps",
     "use_liger_kernel",
+    "keep_outputs",
     "num_gpus",
     "strategy",
     "offload",

@@ -72,6 +72,8 @@ def list_models(
 def _ids(body: bytes, endpoint: str) -> list[str]:
     try:
         items: Any = json.loads(body)
+        if not isinstance(items, list):
+            raise TypeError(type(items).__name__)
         return [str(item["id"]) for item in items]
     except (ValueError, TypeError, KeyError, RecursionError):
         raise NetworkError(

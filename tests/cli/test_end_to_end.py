@@ -11,20 +11,22 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import hubvram
-from hubvram.cli.main import run as run_command
 from hubvram.errors import OfflineError, SettingError
 from hubvram.plan.methods import names
 from hubvram.sources.loopback import Content
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fakehub import FakeHub
+
+    Run = Callable[..., Any]
 
 pytestmark = pytest.mark.hub
 
@@ -45,40 +47,6 @@ REPORT_KEYS = [
     "estimates",
     "warnings",
 ]
-
-
-class Result(NamedTuple):
-    """One command line, run."""
-
-    code: int
-    out: str
-    err: list[str]
-
-    @property
-    def data(self) -> Any:
-        return json.loads(self.out)
-
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def db(tmp_path: Path) -> Path:
-    return tmp_path / "cache" / "hubvram.db"
-
-
-@pytest.fixture
-def run(fake_hub: FakeHub, db: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """A command line in this process, on the fake Hub and a cache of its own."""
-    monkeypatch.setenv("HF_ENDPOINT", fake_hub.url)
-    monkeypatch.setenv("HUBVRAM_DB", str(db))
-
-    def command(*arguments: str) -> Result:
-        code = run_command(list(arguments))
-        out, err = capsys.readouterr()
-        return Result(code, out, err.splitlines())
-
-    return command
 
 
 def age_the_cache(db: Path) -> None:
@@ -423,6 +391,20 @@ def test_python_scan(fake_hub: FakeHub, db: Path) -> None:
     assert sorted(seen) == sorted([SMALL, "nobody/nothing"])
     # The name is a function still, whatever was imported meanwhile.
     assert callable(hubvram.scan)
+
+
+def test_a_whole_process_sends_four_requests(fake_hub: FakeHub, db: Path) -> None:
+    """Counted from outside: a library that asks something of its own is counted too."""
+    done = subprocess.run(
+        [sys.executable, "-m", "hubvram", MISTRAL, "-q", "-m", "lora"],
+        capture_output=True,
+        text=True,
+        env=subprocess_environment(fake_hub, db),
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(fake_hub.log) <= 4, [request.url for request in fake_hub.log]
+    assert fake_hub.weight_bytes == 0
 
 
 def subprocess_environment(fake_hub: FakeHub, db: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`hubvram scan FILE|-`: many repos into the cache."""
+"""`hubvram scan [FILE|-]`: many repos into the cache."""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ from hubvram.report.page import Page
 if TYPE_CHECKING:
     from hubvram.scanning import ScanResult
 
+SORTS = ("downloads", "likes", "trending_score", "created_at", "last_modified")
+"""As `hubvram.sources.listing.SORTS`, which is too heavy to import for a help text; a test holds the two together."""
+
 FIELDS = (
     "repo_id",
     "revision",
@@ -42,7 +45,12 @@ FIELDS = (
 
 
 @click.command(context_settings=CONTEXT)
-@click.argument("file", metavar="FILE|-", type=click.Path(dir_okay=False, allow_dash=True))
+@click.argument("file", metavar="[FILE|-]", required=False, type=click.Path(dir_okay=False, allow_dash=True))
+@click.option("--author", metavar="NAME", help="From the Hub's listing: models of this user or organisation.")
+@click.option("--search", metavar="TEXT", help="From the Hub's listing: models with this in their name.")
+@click.option("--filter", "filters", multiple=True, metavar="TAG", help="Tag that they must have; repeatable.")
+@click.option("--sort", type=click.Choice(SORTS), help="Order of the listing, the largest or newest first.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N models of the listing.")
 @click.option("--jobs", type=click.IntRange(min=1), default=8, metavar="N", help="Repos in work at once.")
 @click.option("--strict", is_flag=True, help="Exit with 1 if any repo failed.")
 @setting_options
@@ -50,11 +58,12 @@ FIELDS = (
 @hub_options
 @output_options
 @click.pass_context
-def scan(ctx: click.Context, /, file: str, jobs: int, strict: bool, output: Output, **options: Any) -> None:
+def scan(ctx: click.Context, /, file: str | None, jobs: int, strict: bool, output: Output, **options: Any) -> None:
     """Estimate many repos into the cache.
 
     What is there can be asked with `hubvram sql`. FILE has a repo a line: org/name, org/name@revision,
-    a URL, or a JSON object with `id`; `#` begins a comment. Each repo is kept as soon as it is done;
+    a URL, or a JSON object with `id`; `#` begins a comment. Without FILE the repos come from the Hub's
+    listing: `hubvram scan --filter safetensors --sort downloads --limit 100`. Each repo is kept as soon as it is done;
     one that fails becomes a row with its error. The exit code is 0 when the list was worked through,
     whatever became of its repos (see --strict).
     """
@@ -67,8 +76,13 @@ def scan(ctx: click.Context, /, file: str, jobs: int, strict: bool, output: Outp
     cards = resolve(options.pop("gpus"))
     names = check_methods(methods)
     hub = HubOptions(options, output)
-    repos = parse_repo_list(_read(file))
+    wanted = {name: options.pop(name) for name in ("author", "search", "filters", "sort", "limit")}
+    if (file is None) is not any(wanted.values()):
+        raise click.UsageError("Give either a FILE (or -), or --author, --search, --filter, --sort or --limit.")
+    repos = parse_repo_list(_read(file)) if file is not None else []
     with Client(**hub.keywords(), need_store=True, warn=output.warning, status=output.status) as client:
+        if file is None:
+            repos = list(client.listing(**wanted))
         results = iter_scan(
             repos,
             estimate_one=lambda ref: client.estimate(ref, names, gpus=cards, settings=settings),
