@@ -292,7 +292,7 @@ def _nothing(paths: set[str], repo_id: str) -> NoSafetensorsError:
         what = f"holds GGUF files only ({len(gguf)} of them), no safetensors"
         hint = "GGUF is for inference with llama.cpp: ask for the base model that its model card names"
     elif pickles:
-        first = min(pickles, key=lambda p: (p.count("/"), p))
+        first = min(pickles, key=lambda p: (not p.startswith("pytorch_model"), p.count("/"), p))
         what = f"has its weights only as a PyTorch pickle ({shown(first)}), no safetensors"
         hint = "--allow-conversion-pr reads the Hub's safetensors conversion, where a pull request offers one"
     elif others:

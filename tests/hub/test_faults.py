@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+import socket
+import subprocess
+import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 from fakehub import GRANTED, FakeHub, mounted_on_loopback
@@ -151,3 +158,106 @@ def test_the_timeout_of_the_ecosystem(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Transport("http://127.0.0.1:1", token=False).timeout == 3.5
     monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "soon")
     assert Transport("http://127.0.0.1:1", token=False).timeout == 10
+
+
+@contextmanager
+def rude_server(greet: Callable[[socket.socket], None]) -> Iterator[str]:
+    """A socket that does what it is told with each connection, and closes it."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def run() -> None:
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return
+            with connection:
+                greet(connection)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+    finally:
+        server.close()
+
+
+def _hang_up(connection: socket.socket) -> None:
+    connection.recv(100)
+
+
+def _babble(connection: socket.socket) -> None:
+    connection.recv(100)
+    connection.sendall(b"220 mail.example ESMTP\r\n\r\n")
+
+
+def _half_a_head(connection: socket.socket) -> None:
+    connection.recv(100)
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Len")
+
+
+def _endless_chunks(connection: socket.socket) -> None:
+    connection.recv(100)
+    connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{}   \r\n")
+
+
+@pytest.mark.parametrize("greet", [_hang_up, _babble, _half_a_head, _endless_chunks])
+def test_a_server_that_speaks_no_http(greet: Callable[[socket.socket], None]) -> None:
+    with rude_server(greet) as host, pytest.raises(NetworkError) as caught:
+        total(FakeHub(inner=None, url=f"http://{host}"))  # type: ignore[arg-type]
+    assert host in caught.value.message
+    assert caught.value.message.isprintable()
+
+
+def test_no_secure_connection_is_not_tried_again() -> None:
+    met = []
+    with rude_server(lambda c: (met.append(1), _babble(c))) as host, pytest.raises(NetworkError) as caught:
+        total(FakeHub(inner=None, url=f"https://{host}"))  # type: ignore[arg-type]
+    assert "no secure connection" in caught.value.message
+    assert "SSL_CERT_FILE" in (caught.value.hint or "")
+    assert len(met) == 1
+
+
+def test_a_body_that_trickles_meets_the_deadline(fake_hub: FakeHub) -> None:
+    def trickle(connection: socket.socket) -> None:
+        connection.recv(100)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+        with_data = time.monotonic() + 20
+        while time.monotonic() < with_data:
+            try:
+                connection.sendall(b" " * 400)
+            except OSError:
+                return
+            time.sleep(0.02)
+
+    start = time.monotonic()
+    with rude_server(trickle) as host, pytest.raises(NetworkError):
+        total(FakeHub(inner=None, url=f"http://{host}"), deadline=0.5)  # type: ignore[arg-type]
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT")
+@pytest.mark.parametrize("where", ["/api/models", r"config\.json"])
+def test_ctrl_c_does_not_wait_for_a_stalled_server(fake_hub: FakeHub, where: str) -> None:
+    reached = threading.Event()
+
+    def stall(answer: Answer, _request) -> Answer:
+        reached.set()
+        time.sleep(8)
+        return answer
+
+    fake_hub.bend(where, stall)
+    code = (
+        "import sys; from hubvram.sources import *\n"
+        f"try: fetch_snapshot(parse_ref({REPO!r}), endpoint={fake_hub.url!r}, token=False, timeout=30)\n"
+        "except KeyboardInterrupt: sys.exit(130)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as process:
+        assert reached.wait(20)
+        time.sleep(0.2)
+        start = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+        assert time.monotonic() - start < 4
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
