@@ -55,7 +55,7 @@ STYLES: dict[str, Style] = {
         peft="mixtral", defaults={"num_local_experts": 8, "num_experts_per_tok": 2, "num_key_value_heads": 8},
     ),
     "qwen2_moe": Style(
-        shared="gated", qkv_bias=True,
+        shared="gated", qkv_bias=True, peft=None,
         defaults={"num_experts": 60, "num_experts_per_tok": 4, "moe_intermediate_size": 1408,
                   "shared_expert_intermediate_size": 5632, "num_key_value_heads": 16},
     ),
@@ -241,6 +241,7 @@ def _build(config: Config, header: Header, *, legacy: bool) -> Architecture:
             "act": config.text("hidden_act", default="silu"),
             "kinds": kinds,
             "rotary_dim": rotary,
+            "joined": model_type == "glm4_moe",
             "router": style.router,
             "normalise": config.flag("norm_topk_prob", default=style.router == "group"),
             "k": k,
@@ -273,6 +274,12 @@ def sparse_layers(config: Config, read: Reader, layers: int, experts: int) -> li
 
 def forward(g: Any, net: Any, batch: Any) -> Any:
     """MixtralForCausalLM.forward and its like."""
+    x = trunk(g, net, batch)
+    return net.causal_loss(g, x, batch)
+
+
+def trunk(g: Any, net: Any, batch: Any) -> Any:
+    """MixtralModel.forward and its like."""
     arch = net.arch
     facts = arch.facts
     x = net.embed_tokens(g, batch)
@@ -280,6 +287,7 @@ def forward(g: Any, net: Any, batch: Any) -> Any:
     masks = {w: g.causal_mask(b, s, x.dt, batch.padding, window=w) for w in facts["kinds"]}
     cos, sin = g.rotary_tables(1, s, facts["rotary_dim"], x.dt)
     act, heads, kv_heads, dim = facts["act"], arch.num_attention_heads, arch.num_key_value_heads, arch.head_dim
+    partial = facts["rotary_dim"] != dim or facts["joined"]
 
     def attention(m: Any, h: Any) -> Any:
         q, k = m.q_proj(g, h), m.k_proj(g, h)
@@ -292,12 +300,12 @@ def forward(g: Any, net: Any, batch: Any) -> Any:
         if facts["qk_norm"] == "head":
             q, k = g.rms_norm(q, m.q_norm.weight), g.rms_norm(k, m.k_norm.weight)
         q, k = q.view(b, heads, s, dim), k.view(b, kv_heads, s, dim)
-        if facts["rotary_dim"] == dim:
-            q, k = g.rotary(q, k, cos, sin)
-        else:
+        if partial:
             q, k = rotary_partial(g, q, k, cos, sin, facts["rotary_dim"])
+        else:
+            q, k = g.rotary(q, k, cos, sin)
         k, v, mask = net.with_prefix(g, m, k, v, masks[m.facts["window"]])
-        return m.o_proj(g, g.attention(q, k, v, mask, dropout=facts["dropout"]))
+        return m.o_proj(g, g.attention(q, k, v, mask, dropout=facts["dropout"], bhsd=partial))
 
     def norm(x: Any, w: Any) -> Any:
         return g.layer_norm(x, w.weight, w.bias) if w.bias is not None else g.rms_norm(x, w.weight)
@@ -311,8 +319,7 @@ def forward(g: Any, net: Any, batch: Any) -> Any:
         return g.add(x, h)
 
     x = net.run(g, "layers", layer, x)
-    x = norm(x, net.norm)
-    return net.causal_loss(g, x, batch)
+    return norm(x, net.norm)
 
 
 def rotary_partial(g: Any, q: Any, k: Any, cos: Any, sin: Any, dim: int) -> tuple[Any, Any]:
@@ -329,12 +336,12 @@ def rotary_partial(g: Any, q: Any, k: Any, cos: Any, sin: Any, dim: int) -> tupl
 
 def mlp(g: Any, m: Any, h: Any, act: str) -> Any:
     """A dense layer's gated MLP."""
-    return m.down_proj(g, g.mul(g.act(act, m.gate_proj(g, h)), m.up_proj(g, h)))
+    return m.down_proj(g, g.glu(act, m.gate_proj(g, h), m.up_proj(g, h)))
 
 
 def shared_mlp(g: Any, m: Any, h: Any, act: str) -> Any:
     """The shared expert."""
-    return m.shared_down_proj(g, g.mul(g.act(act, m.shared_gate_proj(g, h)), m.shared_up_proj(g, h)))
+    return m.shared_down_proj(g, g.glu(act, m.shared_gate_proj(g, h), m.shared_up_proj(g, h)))
 
 
 def sparse_block(g: Any, m: Any, h: Any, act: str, facts: Mapping[str, Any]) -> Any:
@@ -367,7 +374,7 @@ def run_experts(g: Any, m: Any, flat: Any, index: Any, weights: Any, act: str, f
 
 def expert_mlp(g: Any, m: Any, i: int, x: Any, act: str) -> Any:
     """One expert of transformers < 5."""
-    inner = g.mul(g.act(act, getattr(m, f"e{i}_gate")(g, x)), getattr(m, f"e{i}_up")(g, x))
+    inner = g.glu(act, getattr(m, f"e{i}_gate")(g, x), getattr(m, f"e{i}_up")(g, x))
     return getattr(m, f"e{i}_down")(g, inner)
 
 

@@ -273,6 +273,21 @@ class MoeOps(QuantizedOps):
         del one_hot
         return total
 
+    def clamp_(self, x: Tensor) -> Tensor:
+        """``x.clamp_(min, max)``: in place; keeps a copy of what x was."""
+        t = self.t
+        if not t.wants_grad(x):
+            return x
+        new, n, dt, shape = t.new, x.n, x.dt, x.shape
+        original = self.ones(shape, dt, "clamp original")
+
+        def bw(g: Storage) -> Sequence[Storage | None]:
+            return (new(n * dt.size, "clamp backward", shape, dt),)
+
+        node = t.node(bw, (x,))
+        t.save(node, "clamp", original)
+        return Tensor(x.st, shape, n, dt, True, node)
+
     def index_add_(self, total: Tensor, index: Tensor, rows: Tensor) -> Tensor:
         """``total.index_add_(0, index, rows)``: in place; backward selects the rows of the gradient."""
         t = self.t
