@@ -28,6 +28,7 @@ from hubvram.sources import (
     parse_ref,
     resolve_head,
 )
+from hubvram.version import FORMULA_VERSION
 
 if TYPE_CHECKING:
     from hubvram.estimator import Description
@@ -250,8 +251,6 @@ class Client:
         self, ref: RepoRef, asked: Settings, names: Sequence[str], explain: bool, *, stale: bool = False
     ) -> Report | None:
         """The finished answer, if every method of it is kept and it is fresh; no tensor is read for it."""
-        from hubvram.estimator import FORMULA_VERSION
-
         found = self._ask(
             lambda store: store.load_report(
                 self.endpoint, _name(ref), ref.revision, asked.key(), FORMULA_VERSION, names, explain=explain
@@ -282,7 +281,7 @@ class Client:
                 lambda store: store.save_estimates(
                     key,
                     asked.key(),
-                    estimator.FORMULA_VERSION,
+                    FORMULA_VERSION,
                     report.estimates,
                     applied=applied,
                     warnings=report.warnings,

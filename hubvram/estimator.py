@@ -15,10 +15,6 @@ from hubvram.plan.settings import DEFAULT_SEQ_LEN, Settings
 from hubvram.report.record import Breakdown, Estimate, ParameterCounts
 from hubvram.snapshot.records import Snapshot
 
-FORMULA_VERSION = 1
-"""Raised whenever a change of the estimator can change a figure; part of the cache key of an estimate."""
-
-
 @dataclass(frozen=True, slots=True)
 class Description:
     """What the estimator makes of a snapshot before any method is chosen."""

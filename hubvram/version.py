@@ -1,3 +1,6 @@
-"""The version, in a module that imports nothing."""
+"""The versions, in a module that imports nothing."""
 
 __version__ = "0.1.0"
+
+FORMULA_VERSION = 1
+"""Raised whenever a change of the estimator can change a figure; part of the cache key of an estimate."""
