@@ -1,9 +1,6 @@
 """HTTP as the sources need it, whatever library huggingface_hub brings.
 
-huggingface_hub 0.36 speaks through requests, 1.x through httpx, 2.x through
-httpx2. All three are reached by its `get_session` and `build_hf_headers`, so
-that its token, proxy, certificate and client settings hold here too, and are
-told apart only in `_send` and `_fault`.
+The libraries themselves are told apart in `hubvram.sources.wire` only.
 
 Everything that can go wrong on the way is settled here: redirects (the token
 stays with its host, the range goes along), time limits, retries with jitter,
@@ -14,11 +11,9 @@ translation of statuses into hubvram's errors. The token appears in no message.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import random
 import re
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,21 +21,17 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 
-from hubvram.errors import HubvramError, NetworkError, OfflineError, RateLimitError
+from hubvram.errors import HubvramError, NetworkError, RateLimitError
 from hubvram.snapshot.text import shown
 from hubvram.sources.faults import Retryable, retry_wait, status_error
 from hubvram.sources.refs import effective_endpoint
+from hubvram.sources.wire import as_fault, hub_headers, send, transport_errors
 
 DEFAULT_TIMEOUT = 10.0
 """Seconds without a byte before an attempt is given up; the Hub client's own default."""
 _MAX_REDIRECTS = 6
 _CHUNK = 16_384
 _ERROR_BODY = 2_000
-_ERROR_BASES = {
-    "requests": ("RequestException",),
-    "httpx": ("HTTPError", "StreamError", "InvalidURL"),
-    "httpx2": ("HTTPError", "StreamError", "InvalidURL"),
-}
 _T = TypeVar("_T")
 Params = Mapping[str, str] | Sequence[tuple[str, str]]
 """A query: pairs where a name may come twice."""
@@ -118,7 +109,7 @@ class Transport:
         self._resume_at = 0.0
         self.requests = 0
         """Requests sent so far, redirects not counted."""
-        self._headers = _hub_headers(token)
+        self._headers = hub_headers(token)
         authorization = self._headers.get("authorization", "")
         self._secret = authorization.removeprefix("Bearer ").strip()
 
@@ -345,8 +336,8 @@ class Transport:
             if self._deadline is not None:
                 limit = max(0.05, min(limit, self._deadline - time.monotonic()))
             try:
-                response = _send(url, sent, limit)
-            except _transport_errors() as error:
+                response = send(url, sent, limit)
+            except transport_errors() as error:
                 raise self._fault(error, url) from None
             try:
                 fields = {str(k).lower(): str(v) for k, v in response.headers.items()}
@@ -366,65 +357,14 @@ class Transport:
         reader = response.iter_content if hasattr(response, "iter_content") else response.iter_bytes
         try:
             yield from reader(_CHUNK)
-        except _transport_errors() as error:
+        except transport_errors() as error:
             raise self._fault(error, url) from None
 
     def _fault(self, error: Exception, url: str) -> Exception:
-        """A library's exception as ours: which host, and what happened to it."""
-        host = urlsplit(url).netloc
-        chain = _chain(error)
-        names = {type(e).__name__ for e in chain}
-        if "OfflineModeIsEnabled" in names:
-            return OfflineError(
-                f"huggingface_hub is in offline mode: {host} is not asked", hint="unset HF_HUB_OFFLINE to go online"
-            )
-        text = self._scrub(shown(chain[-1]))
-        if any("SSL" in n or "Certificate" in n for n in names):
-            return Retryable(
-                f"no secure connection to {host}: {text}",
-                again=False,
-                hint="a proxy may be in between: set SSL_CERT_FILE or REQUESTS_CA_BUNDLE to its certificate",
-            )
-        if any("ProxyError" in n for n in names):
-            return Retryable(f"the proxy on the way to {host} refuses: {text}", hint="check HTTPS_PROXY and NO_PROXY")
-        if any("Timeout" in n for n in names):
-            return Retryable(f"{host} did not answer within {self.timeout:g} s")
-        if any(n in ("gaierror", "NameResolutionError") for n in names):
-            return Retryable(f"cannot find the host {host}")
-        if any(n == "ConnectionRefusedError" for n in names):
-            return Retryable(f"{host} refuses the connection")
-        return Retryable(f"the connection to {host} failed: {text}")
+        return as_fault(error, urlsplit(url).netloc, self.timeout, self._scrub)
 
     def _scrub(self, text: str) -> str:
         return text.replace(self._secret, "***") if self._secret else text
-
-
-def _hub_utils() -> Any:
-    """`huggingface_hub.utils`: untyped, for its three lines differ in what they export to type checkers."""
-    return importlib.import_module("huggingface_hub.utils")
-
-
-def _hub_headers(token: str | bool | None) -> dict[str, str]:
-    """Token and user agent. Both as huggingface_hub has them, but not through its `build_hf_headers`.
-
-    From 2.4 on that asks the Hub for its register of coding agents before the
-    first request of a process, to name one in the user agent: a request more
-    than the repo needs.
-    """
-    import huggingface_hub
-    from huggingface_hub import constants
-
-    from hubvram.version import __version__
-
-    python = ".".join(str(part) for part in sys.version_info[:3])
-    headers = {"user-agent": f"hubvram/{__version__}; hf_hub/{huggingface_hub.__version__}; python/{python}"}
-    implicit = not constants.HF_HUB_DISABLE_IMPLICIT_TOKEN
-    found = token if isinstance(token, str) else None
-    if token is True or (token is None and implicit):
-        found = huggingface_hub.get_token()
-    if found:
-        headers["authorization"] = f"Bearer {found}"
-    return headers
 
 
 def _environment_timeout() -> float:
@@ -433,37 +373,6 @@ def _environment_timeout() -> float:
     except ValueError:
         return DEFAULT_TIMEOUT
     return value if 0 < value < 1e6 else DEFAULT_TIMEOUT
-
-
-def _send(url: str, headers: Mapping[str, str], timeout: float) -> Any:
-    """A streamed GET without redirects, through whichever client the Hub library has."""
-    session = _hub_utils().get_session()
-    if hasattr(session, "build_request"):  # httpx and httpx2
-        request = session.build_request("GET", url, headers=dict(headers), timeout=timeout)
-        return session.send(request, stream=True, follow_redirects=False)
-    return session.get(url, headers=dict(headers), timeout=timeout, stream=True, allow_redirects=False)
-
-
-def _transport_errors() -> tuple[type[Exception], ...]:
-    """What the HTTP library in use raises; anything else is a bug of ours and passes."""
-    bases: list[type[Exception]] = [OSError]
-    for name, classes in _ERROR_BASES.items():
-        module = sys.modules.get(name)
-        if module is not None:
-            bases += [getattr(module, c) for c in classes]
-    return tuple(bases)
-
-
-def _chain(error: BaseException) -> list[BaseException]:
-    """The exception and what it came from, outermost first."""
-    out: list[BaseException] = []
-    todo: list[Any] = [error]
-    while todo and len(out) < 20:
-        item = todo.pop(0)
-        if isinstance(item, BaseException) and item not in out:
-            out.append(item)
-            todo += [item.__cause__, item.__context__, getattr(item, "reason", None), *item.args]
-    return out
 
 
 def _origin(url: str) -> tuple[str, str, int | None]:
