@@ -15,6 +15,7 @@ from hubvram.plan.settings import DEFAULT_SEQ_LEN, Settings
 from hubvram.report.record import Breakdown, Estimate, ParameterCounts
 from hubvram.snapshot.records import Snapshot
 
+
 @dataclass(frozen=True, slots=True)
 class Description:
     """What the estimator makes of a snapshot before any method is chosen."""
