@@ -150,6 +150,7 @@ def _one(
     explain: bool,
 ) -> Estimate:
     from hubvram.plan.plan import Plan, Skip
+    from hubvram.plan.sharding import NCCL_BYTES
     from hubvram.timeline import explained, reserved
     from hubvram.timeline.dtypes import BY_NAME
     from hubvram.timeline.peak import categories, read
@@ -180,7 +181,7 @@ def _one(
         trainable_parameters=plan.trainable_parameters(),
         peak_allocated_bytes=peak.bytes,
         peak_reserved_bytes=held,
-        total_bytes=held + reserved.CUDA_CONTEXT_BYTES,
+        total_bytes=held + reserved.CUDA_CONTEXT_BYTES + (NCCL_BYTES if settings.num_gpus > 1 else 0),
         peak_phase=peak.phase,  # type: ignore[arg-type]  # phases.trace names them
         breakdown=Breakdown(*categories(tracer, peak)),
         loaded_bytes=timeline.ends[0],

@@ -12,6 +12,7 @@ from hubvram.plan.methods.base import Adapter, Context, Method, MethodPlan, Para
 from hubvram.plan.network import Batch, is_half
 from hubvram.plan.optimizers import Optimizer
 from hubvram.plan.settings import QUANTIZATION_DEFAULTS, Settings
+from hubvram.plan.sharding import Sharding
 from hubvram.plan.stacks import Stack
 from hubvram.timeline.dtypes import BF16, BY_NAME, F16, F32, DType
 
@@ -87,6 +88,7 @@ class Plan:
         self.batch = Batch(settings.batch_size, tokens, source_tokens, settings.padding)
         self._saved = self._saved_names(method, peft)
         self.trains_anything = method.training
+        self.sharding = Sharding.of(settings)
         self.keeps_outputs = settings.keep_outputs if settings.keep_outputs is not None else not settings.max_grad_norm
         self._trainable: list[tuple[str, tuple[int, ...], DType, int]] | None = None
         self._runs: dict[str, list[tuple[int, int, int]]] = {}

@@ -7,7 +7,7 @@ optimizer step; the highest of steps 1 to 3 is the same.
 
 from __future__ import annotations
 
-from hubvram.architecture.modules import Embedding, Linear, Weight
+from hubvram.architecture.modules import Embedding, Linear, Module, Weight, numel
 from hubvram.plan.methods.base import Adapter, ParameterAdapter
 from hubvram.plan.network import Network
 from hubvram.plan.optimizers import state_bytes
@@ -54,6 +54,7 @@ def trace(plan: Plan, *, explain: bool = False, sm: int = 80) -> tuple[Tracer, N
         liger=liger,
         liger_mlp=liger and "liger-kernel" in plan.settings.stack,
     )
+    shard(plan, t)
     t.phase("load")
     held: list[Storage | None] = weights(plan, t)
     net = Network(plan)
@@ -70,12 +71,16 @@ def trace(plan: Plan, *, explain: bool = False, sm: int = 80) -> tuple[Tracer, N
         del held
         return t, net
     states = optimizer_states(plan, t)
+    gathered = [
+        t.hold(size, 1, TEMPORARY, name, (size,), U8)
+        for name, size in plan.sharding.buffers(*unit_bytes(plan), *_trainable_size(plan))
+    ]
     with t.autocasting(plan.autocast):
         loss = plan.arch.forward(g, net, plan.batch)
     net.cache.clear()
     t.phase("backward")
     t.backward(loss)
-    del loss
+    del loss, gathered
     t.phase("optimizer")
     step(plan, t, net)
     for param in net.params:
@@ -112,6 +117,9 @@ def weights(plan: Plan, t: Tracer) -> list[Storage | None]:
                     path = f"{s.prefix}.{start + i}.{module.path}"
                     held += _module(plan, t, path, module, start + i, times, tied=False)
     held += rotary_buffers(plan, t)
+    if plan.sharding.upcast:
+        grown = sum(_size(shape) * (F32.size - dt.size) * count for _, shape, dt, count in plan.trainable())
+        held.append(t.hold(grown, 1, WEIGHTS, "trainable weights in fp32 (the rest of them)", (grown,), F32))
     for p in plan.method.extra_params:
         held.append(t.hold(_size(p.shape) * p.dtype.size, 1, WEIGHTS, p.name, p.shape, p.dtype))
     return held
@@ -190,10 +198,45 @@ def packed_sizes(plan: Plan, packed: str, spec: Linear) -> list[int]:
 def optimizer_states(plan: Plan, t: Tracer) -> list[Storage | None]:
     """States of every trainable parameter, equal layers together."""
     held: list[Storage | None] = []
+    sharding = plan.sharding
     for name, shape, dt, count in plan.trainable():
-        size = state_bytes(plan.optimizer, _size(shape), shape, dt)
-        held.append(t.hold(size, count, OPTIMIZER, f"{plan.optimizer.name} states of {name}", shape, dt))
+        held_in = F32 if sharding.upcast or sharding.master else dt
+        size = state_bytes(plan.optimizer, _size(shape), shape, held_in)
+        held.append(t.hold(size, count, OPTIMIZER, f"{plan.optimizer.name} states of {name}", shape, held_in))
+        if sharding.master and dt is not F32:
+            held.append(t.hold(_size(shape) * F32.size, count, OPTIMIZER, f"fp32 master of {name}", shape, F32))
     return held
+
+
+def shard(plan: Plan, t: Tracer) -> None:
+    """Tell the tracer over how many GPUs each kind of memory is spread."""
+    sharding = plan.sharding
+    t.shares[WEIGHTS] = sharding.params
+    t.shares[OPTIMIZER] = sharding.states
+    t.grad_share = (2 if sharding.upcast and plan.base_dtype.size == 2 else 1, sharding.grads)
+
+
+def unit_bytes(plan: Plan) -> tuple[int, int]:
+    """Bytes of the largest layer and of everything outside the layers, whole, as they are computed with."""
+    arch, size = plan.arch, plan.base_dtype.size
+    layers = [
+        sum(_held_size(plan, f"{s.prefix}.0.{m.path}", m) for m in block.modules.values())
+        for s in arch.stacks.values()
+        for block in s.blocks
+    ]
+    root = sum(numel(m) for name, m in arch.modules.items() if name not in arch.tied) * size
+    return max(layers, default=0), root
+
+
+def _held_size(plan: Plan, path: str, module: Module) -> int:
+    how = plan.held(path, module)
+    if how.packed and isinstance(module, Linear):
+        return sum(packed_sizes(plan, how.packed, module))
+    return numel(module) * how.dtype.size
+
+
+def _trainable_size(plan: Plan) -> tuple[int, int]:
+    return plan.trainable_parameters(), plan.base_dtype.size
 
 
 def step(plan: Plan, t: Tracer, net: Network) -> None:
@@ -206,8 +249,14 @@ def step(plan: Plan, t: Tracer, net: Network) -> None:
         del norms, stacked
     if plan.optimizer.foreach_temporaries:
         held = [
-            t.hold(_size(shape) * dt.size, c * plan.optimizer.foreach_temporaries, TEMPORARY,
-                   f"foreach temporary of {name}", shape, dt)
+            t.hold(
+                plan.sharding.part(_size(shape) * (F32.size if plan.sharding.upcast else dt.size), plan.sharding.states),
+                c * plan.optimizer.foreach_temporaries,
+                TEMPORARY,
+                f"foreach temporary of {name}",
+                shape,
+                dt,
+            )
             for name, shape, dt, c in params
         ]
         del held

@@ -264,6 +264,10 @@ class Tracer:
         self.cat = ACTIVATIONS
         self.scope = ""
         self.autocast: DType | None = None
+        self.shares = [1, 1, 1, 1, 1]
+        """Per category: over how many GPUs what `hold` makes is spread."""
+        self.grad_share: tuple[int, int] = (1, 1)
+        """What a weight's gradient becomes once it is whole: bytes times the first over the second (sharding)."""
         self._cache: dict[int, Tensor] = {}
         self._frame: Frame | None = None
         self._idx = 0
@@ -298,7 +302,7 @@ class Tracer:
     def hold(self, nbytes: int, count: int, cat: int, op: str, shape: tuple[int, ...], dt: DType) -> Storage | None:
         """One storage that stands for ``count`` equal ones, of a given category."""
         before, self.cat = self.cat, cat
-        st = self.new(nbytes, op, shape, dt)
+        st = self.new(-(-nbytes // self.shares[cat]), op, shape, dt)
         self.cat = before
         if st is not None:
             self.held.add(st.sid)
@@ -641,5 +645,12 @@ class Tracer:
         if param is None or buffer is None:
             return
         if param.grad is None:
+            more, over = self.grad_share
+            if more != over:  # reduce-scatter: the whole gradient goes, this rank's share stays
+                op, _, shape, dt = self.info[buffer.sid]
+                share = self.new(-(-self.sizes[buffer.sid] * more // over), op + " (share)", shape, dt)
+                if share is None:
+                    return
+                buffer = share
             param.grad = buffer
             self.cats[buffer.sid] = GRADIENTS

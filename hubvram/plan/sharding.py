@@ -1,0 +1,78 @@
+"""What one GPU of several holds: DDP, ZeRO stages 1 to 3, FSDP full shard.
+
+Sources: torch 2.13 ``distributed/fsdp`` (FULL_SHARD, one unit per transformer
+layer, BACKWARD_PRE prefetch), ``nn/parallel/distributed.py`` (buckets);
+accelerate 1.15 (trainable parameters become fp32 when mixed precision is on);
+DeepSpeed 0.15 ``runtime/zero`` with the bucket sizes that transformers'
+``auto`` configuration sets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hubvram.plan.settings import Settings
+
+DEEPSPEED_BUCKET = 500_000_000
+"""Elements of ``reduce_bucket_size`` and ``allgather_bucket_size`` (DeepSpeed's default)."""
+DEEPSPEED_LIVE = 1_000_000_000
+"""Elements that stage 3 keeps gathered at most (``stage3_max_live_parameters``)."""
+NCCL_BYTES = 1536 * 2**20
+"""What NCCL's communicators and buffers add to the context of each GPU (published readings: about 1.5 GiB)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sharding:
+    """Divisors per kind of memory, and what a strategy adds."""
+
+    strategy: str
+    gpus: int
+    params: int = 1
+    grads: int = 1
+    states: int = 1
+    upcast: bool = False
+    """Trainable parameters and their gradients and states are fp32 although the model computes in 16 bits."""
+    master: bool = False
+    """DeepSpeed: fp32 copies of 16-bit trainable parameters beside the states."""
+    offload: str = "none"
+
+    @classmethod
+    def of(cls, settings: Settings) -> Sharding:
+        """The sharding that some settings mean."""
+        n, strategy = settings.num_gpus, settings.strategy
+        if n == 1:
+            return cls("single", 1)
+        mixed = settings.mixed_precision != "no"
+        if strategy == "fsdp":
+            return cls(strategy, n, n, n, n, upcast=mixed, offload=settings.offload)
+        if strategy == "ddp":
+            return cls(strategy, n, offload=settings.offload)
+        stage = int(strategy[-1])
+        return cls(
+            strategy, n, n if stage == 3 else 1, n if stage >= 2 else 1, n, master=True, offload=settings.offload
+        )
+
+    def part(self, size: int, divisor: int) -> int:
+        """The share of one GPU, rounded up."""
+        return -(-size // divisor)
+
+    def buffers(self, layer: int, root: int, trainable: int, element: int) -> list[tuple[str, int]]:
+        """Named buffers that stand beside the shards during forward and backward, in bytes.
+
+        Args:
+            layer: bytes of the largest layer, whole, in the compute dtype.
+            root: bytes of everything outside the layers, whole.
+            trainable: trainable parameters of the whole model.
+            element: bytes per gradient element.
+        """
+        if self.gpus == 1:
+            return []
+        if self.strategy == "fsdp":
+            # the unit in use and the one prefetched; the root unit is not resharded after forward
+            return [("FSDP gathered layers", 2 * layer), ("FSDP gathered root", root)]
+        if self.strategy == "ddp":
+            return [("DDP gradient buckets", trainable * element)]
+        bucket = min(DEEPSPEED_BUCKET, trainable) * element
+        if self.strategy == "zero3":
+            return [("ZeRO-3 gathered parameters", min(2 * layer + root, DEEPSPEED_LIVE * element)), ("ZeRO bucket", bucket)]
+        return [("ZeRO reduce bucket", bucket)]
