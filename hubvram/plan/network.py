@@ -284,6 +284,11 @@ class Network:
             setattr(made, name, self._module(f"{prefix}.{index}.{spec.path}", spec, index, count, spec.path))
         return made
 
+    def layers(self, stack: str) -> list[Layer]:
+        """Every layer of a stack, made apart: for families that apply layers more than once."""
+        spec = self.arch.stacks[stack]
+        return [self._layer(stack, spec.blocks[kind], i, 1) for i, kind in enumerate(spec.order)]
+
     # ---- running --------------------------------------------------------
 
     def run(

@@ -34,6 +34,9 @@ class Family:
 MODULES: dict[str, tuple[str, ...]] = {
     "llama": ("llama", "mistral", "qwen2"),
     "bert": ("bert", "roberta", "xlm-roberta", "camembert", "electra"),
+    "distilbert": ("distilbert",),
+    "albert": ("albert",),
+    "mpnet": ("mpnet",),
     "moe": ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "glm4_moe", "dots1", "phimoe"),
     "gpt2": ("gpt2",),
     "gptj": ("gptj",),
