@@ -139,9 +139,9 @@ class Plan:
 
     def copied(self, path: str, module: Module, layer: int | None) -> DType | None:
         """dtype of the trained copy that runs in the place of the (frozen) module; None where there is none."""
-        if self.saves(path):
+        if self.saves(path) or self.method.copies(path, module, layer):
             return self.held(path, module).dtype
-        return self.method.copies(path, module, layer)
+        return None
 
     def trainable(self) -> list[tuple[str, tuple[int, ...], DType, int]]:
         """Every trained parameter as (name, shape, dtype, how many equal ones)."""

@@ -21,6 +21,8 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "full": ("full", "inference"),
     "lora": ("lora", "rslora", "lora_int8", "qlora"),
     "prompt": ("prompt_tuning", "p_tuning", "prefix_tuning", "p_tuning_v2"),
+    "selective": ("freeze", "bitfit", "ln_tuning"),
+    "bottleneck": ("adapter",),
 }
 """Module -> names of its methods, in the order of the table."""
 

@@ -74,12 +74,9 @@ class MethodPlan:
         """Whether the base model's parameter at ``path`` (ending in ``part``) is trained."""
         return False
 
-    def copies(self, path: str, module: Module, layer: int | None) -> DType | None:
-        """The dtype of a trained copy of the module that runs in its place; None where there is none.
-
-        The original stays in memory, frozen (``modules_to_save``, LN tuning).
-        """
-        return None
+    def copies(self, path: str, module: Module, layer: int | None) -> bool:
+        """Whether a trained copy of the module runs in its place; the original stays in memory, frozen."""
+        return False
 
     def adapter(self, path: str, module: Linear, layer: int | None) -> Adapter | None:
         """The adapter on one linear layer; None where there is none."""
