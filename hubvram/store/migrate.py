@@ -1,7 +1,8 @@
 """Bring a cache to the schema of this version of hubvram.
 
 A warm open only compares the version in the file with `HEAD`; alembic is
-imported when a migration is due. All pending migrations run in one
+imported when an older file is there. A new file gets the schema of `HEAD` at
+once: a test holds it against what all migrations make. All pending migrations run in one
 transaction that holds the write lock, and the version is read again inside it:
 a second process waits, finds the work done and goes on.
 """
@@ -69,7 +70,10 @@ def upgrade(engine: Engine, where: str) -> None:
     """Run all pending migrations in one transaction, unless another process has done so meanwhile."""
     with sqlite.migration_lock(engine) as connection:
         if needs_migration(connection, where):
-            _run_alembic(connection)
+            if current_version(connection) is None:
+                create(connection)
+            else:
+                run_alembic(connection)
             sqlite.mark_ours(connection, _number(HEAD))
 
 
@@ -89,7 +93,25 @@ def migrations_folder() -> Path:
     )
 
 
-def _run_alembic(connection: Connection) -> None:
+def create(connection: Connection) -> None:
+    """The whole schema in an empty database, as all migrations together leave it.
+
+    Importing alembic takes as long as all the rest that a first run does with the cache.
+    """
+    from hubvram.store.schema import metadata
+    from hubvram.store.views import VIEWS
+
+    metadata.create_all(connection)
+    # As alembic makes it.
+    key = f"CONSTRAINT {VERSION_TABLE}_pkc PRIMARY KEY (version_num)"
+    connection.exec_driver_sql(f"CREATE TABLE {VERSION_TABLE} (version_num VARCHAR(32) NOT NULL, {key})")
+    connection.execute(text(f"INSERT INTO {VERSION_TABLE} VALUES (:head)"), {"head": HEAD})  # noqa: S608
+    for view in VIEWS:
+        connection.exec_driver_sql(view.create(connection.dialect))
+
+
+def run_alembic(connection: Connection) -> None:
+    """Every migration that the database has not had, from none on; the views anew."""
     from alembic import command
     from alembic.config import Config
 

@@ -80,6 +80,19 @@ def installed(wheel: Path, tmp_path: Path) -> Path:
     return binaries
 
 
+MIGRATE = """
+import sys
+from hubvram.store import migrate, open_store, sqlite
+from hubvram.store.opening import parse_url
+engine = sqlite.make_engine(parse_url(sys.argv[1]))
+with sqlite.migration_lock(engine) as connection:
+    migrate.run_alembic(connection)
+    sqlite.mark_ours(connection, int(migrate.HEAD))
+engine.dispose()
+print(open_store(sys.argv[1]).check())
+"""
+
+
 @pytest.mark.packaging
 def test_the_wheel_holds_what_runs_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
@@ -115,3 +128,5 @@ def test_the_wheel_runs_elsewhere_without_dev_packages(installed: Path, tmp_path
     assert "7,241,732,096 parameters, all BF16" in table
     views = run(installed / "hubvram", "sql", "select repo_id from models", "--json", cwd=folder, HUBVRAM_DB=cache)
     assert json.loads(views) == [{"repo_id": "mistralai/Mistral-7B-v0.1"}]
+    # A new cache is made without alembic: the migrations that the wheel carries are run by hand.
+    assert run(installed / "python", "-c", MIGRATE, folder / "old.db", cwd=folder) == "[]\n"
