@@ -78,6 +78,10 @@ class CachingAllocator:
             size += after
         self._put(pool, at, size)
 
+    def free_above(self, size: int) -> int:
+        """Bytes in free blocks larger than ``size``."""
+        return sum(have for have, _ in self._pools[False] if have > size)
+
     def _put(self, pool: list[tuple[int, int]], at: int, size: int) -> None:
         insort(pool, (size, at))
         self._free_at[at] = size

@@ -42,21 +42,39 @@ def packed(sizes: Iterable[tuple[int, int]]) -> int:
         else:
             reserved += segment_size(size) * count
     reserved += -(-small // segment_size(1)) * segment_size(1)
-    total = sum(size * count for size, count in middle.items())
     whole = segment_size(SMALL_LIMIT + 1)
-    return reserved + -(-total // whole) * whole
+    gaps: list[tuple[int, int]] = []  # (free bytes of a segment, how many such)
+    for size, count in sorted(middle.items(), reverse=True):
+        kept: list[tuple[int, int]] = []
+        for gap, times in gaps:
+            used = min(times, -(-count // (gap // size))) if gap >= size else 0
+            if used:
+                count = max(0, count - used * (gap // size))
+                kept.append((gap % size, used))
+            if times > used:
+                kept.append((gap, times - used))
+        if count:
+            segments = -(-count // (whole // size))
+            reserved += segments * whole
+            kept.append((whole % size, segments))
+        gaps = kept
+    return reserved
 
 
 def peak_reserved(tracer: Tracer, timeline: Timeline) -> int:
     """``torch.cuda.max_memory_reserved()`` over the step, in bytes."""
-    static = [
-        (tracer.sizes[sid], tracer.mult.get(sid, 1)) for sid in tracer.log[: tracer.phases[-2][1]] if sid in tracer.held
+    start = next(at for name, at in tracer.phases if name == "optimizer")
+    before = {sid for sid in tracer.log[:start] if sid in tracer.held}
+    static = [(tracer.sizes[sid], tracer.mult.get(sid, 1)) for sid in before]
+    player = _Player(tracer)
+    moving = player.play()
+    # The optimizer's temporaries, all alive at once (foreach), go where large free blocks are.
+    stepping = [
+        (tracer.sizes[e], tracer.mult.get(e, 1)) for e in tracer.log[start:] if e in tracer.held and e not in before
     ]
-    base = packed(static)
-    static_bytes = sum(size * count for size, count in static)
-    moving = _Player(tracer).play()
-    step = next((h.bytes for h in timeline.highs if h.phase == "optimizer"), 0) - static_bytes
-    return max(base + max(moving, step, 0), timeline.peak.bytes)
+    large = packed((size, count) for size, count in stepping if size > player.largest_kept)
+    room = player.a.free_above(player.largest_kept)
+    return max(packed(static) + moving + max(0, large - room), timeline.peak.bytes)
 
 
 class _Player:
@@ -68,6 +86,8 @@ class _Player:
         self.extra = 0
         self.copies: dict[int, int] = {}
         """sid -> copies played, for storages born in repeated segments."""
+        self.largest_kept = 0
+        """Largest segment that activations of repeated layers lie in: larger requests find no room there."""
         self.handed: dict[int, int] = {}
         """Carried-in sid -> carried-out sid of the same segment."""
 
@@ -144,11 +164,20 @@ class _Player:
             # A backward copy frees as much as it takes, but for the gradients of weights that pile up. A
             # forward copy reserves what it keeps, wherever the first ones found room for it: what they keep
             # takes the place of passing tensors, which then need new room.
-            net = max(0, self._net(events))
+            kept = self._kept(events)
             if forward is None:
-                self.extra += max(0, (segment.m - 1) * net - (levels[-1] - levels[0]))
+                self.largest_kept = max([self.largest_kept, *(segment_size(size) for size in kept)])
+                self.extra += max(0, packed((size, segment.m - 1) for size in kept) - (levels[-1] - levels[0]))
             else:
-                self.extra += (segment.m - n) * net
+                # gradients of weights too large for the room that activations leave
+                large = [size for size in kept if size > self.largest_kept]
+                net = self._net(events) - sum(large)
+                self.extra += packed((size, segment.m - n) for size in large) + (segment.m - n) * max(0, net)
+
+    def _kept(self, events: list[int]) -> list[int]:
+        """Sizes of what one copy leaves alive."""
+        alive = {e for e in events if e >= 0} - {~e for e in events if e < 0}
+        return [self.t.sizes[sid] for sid in alive]
 
     def _net(self, events: list[int]) -> int:
         sizes = self.t.sizes

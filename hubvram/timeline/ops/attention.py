@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 from hubvram.timeline.dtypes import BF16, BOOL, F16, F32, I64, DType
 from hubvram.timeline.ops.activation import ActivationOps
@@ -164,8 +165,8 @@ class AttentionOps(ActivationOps):
                 q, k, v = self.to(q, BF16), self.to(k, BF16), self.to(v, BF16)
             return self.flash(self.lower(q), self.lower(k), self.lower(v)).view(b, s, h * dv)
         if h != k.shape[1] and not (mask is None and k.shape[-1] == dv <= 256 and self.gqa_in_sdpa):
-            k = self.expand(k, (b, h, *k.shape[2:]))
-            v = self.expand(v, (b, h, *v.shape[2:]))
+            k = self.repeat_kv(k, h)
+            v = self.repeat_kv(v, h)
         out, layout_bshd = self.sdpa(q, k, v, mask, causal=causal and mask is None, dropout=dropout, bhsd=bhsd)
         if not layout_bshd:
             out = self.clone(out)
@@ -175,6 +176,19 @@ class AttentionOps(ActivationOps):
     def gqa_in_sdpa(self) -> bool:
         """Whether transformers hands grouped K and V to sdpa (``use_gqa_in_sdpa``: from 4.48 with torch 2.5)."""
         return self.transformers >= (4, 48) and self.torch >= (2, 5)
+
+    def repeat_kv(self, x: Tensor, heads: int) -> Tensor:
+        """``repeat_kv``: a copy for every head; a single head is expanded as a view (stride 0)."""
+        shape = (x.shape[0], heads, *x.shape[2:])
+        t = self.t
+        if x.shape[1] != 1:
+            return self.expand(x, shape)
+        size = prod(shape)
+        if not t.wants_grad(x):
+            return Tensor(x.st, shape, size, x.dt)
+        new, n, dt, small = t.new, x.n, x.dt, x.shape
+        node = t.node(lambda g: (new(n * dt.size, "repeat_kv backward", small, dt),), (x,))
+        return Tensor(x.st, shape, size, dt, True, node)
 
     def eager(
         self,
@@ -191,16 +205,16 @@ class AttentionOps(ActivationOps):
         """``eager_attention_forward``: scores, mask, fp32 softmax, cast, dropout, product."""
         b, h, s, d = q.shape
         sk = k.shape[2]
-        same = k.shape[1] == h
+        same, single = k.shape[1] == h, k.shape[1] == 1
         if not same:
-            k = self.expand(k, (b, h, sk, d))
-            v = self.expand(v, (b, h, sk, v.shape[-1]))
+            k = self.repeat_kv(k, h)
+            v = self.repeat_kv(v, h)
         q, k, v = self.lower(q), self.lower(k), self.lower(v)
         dt = q.dt
         if b > 1:  # matmul's reshape to 3-D copies what is laid out as (batch, tokens, heads, dim)
             if not bhsd:
                 q = self.clone(q, "matmul reshape")
-            if same and not bhsd:
+            if single or (same and not bhsd):
                 k = self.clone(k, "matmul reshape")
         shape = (b, h, s, sk)
         w = self.scale(self.matmul(q, k, shape, "attention scores"), "scores scale")
@@ -213,7 +227,7 @@ class AttentionOps(ActivationOps):
         else:
             w = self.to(self.softmax(w, None), dt)
         w = self.dropout(w, dropout)
-        if b > 1 and same:
+        if b > 1 and (same or single):
             v = self.clone(v, "matmul reshape")
         return self.matmul(w, v, (b, h, s, v.shape[-1]), "attention output")
 

@@ -137,6 +137,19 @@ class OpsBase:
 
         return self.apply("add", (a, b), shape, dt, bw)
 
+    def sub(self, a: Tensor, b: Tensor) -> Tensor:
+        """``a - b`` with b broadcast: b's gradient is the negated whole, then summed."""
+        new, n, dt, shape = self.t.new, a.n, a.dt, a.shape
+        ra, rb, nb = a.rg, b.rg, b.n
+
+        def bw(g: Storage) -> Sequence[Storage | None]:
+            gb = new(n * dt.size, "sub backward (negated)", shape, dt) if rb else None
+            if rb and nb != n:
+                gb = new(nb * dt.size, "sub backward", (nb,), dt)
+            return g if ra else None, gb
+
+        return self.apply("sub", (a, b), shape, dt, bw)
+
     def mul(self, a: Tensor, b: Tensor) -> Tensor:
         """``a * b`` (either may be broadcast): keeps each for the other's gradient."""
         dt = promote(a.dt, b.dt)

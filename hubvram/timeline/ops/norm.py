@@ -46,6 +46,30 @@ class NormOps(LinearOps):
         src = x.dt
         return self.to(self.mul(w, self.rms_normalise(self.to(x, F32))), src)
 
+    def rms_norm_cast_weight(self, x: Tensor, w: Tensor) -> Tensor:
+        """Helium's: the weight is cast to fp32 by itself before the product."""
+        src = x.dt
+        return self.to(self.mul(self.to(w, F32), self.rms_normalise(self.to(x, F32))), src)
+
+    def layer_norm_cohere(self, x: Tensor, w: Tensor, dim: int | None = None) -> Tensor:
+        """Cohere's, in Python ops and fp32: x - mean is made twice; ``dim``: norm by heads of this width."""
+        src, shape = x.dt, x.shape
+        if dim is not None:
+            x = x.view(*shape[:-1], shape[-1] // dim, dim)
+        x = self.to(x, F32)
+        mean = self.mean_last(x)
+        variance = self.mean_last(self.pow(self.sub(x, mean)))
+        x = self.mul(self.sub(x, mean), self.rsqrt(self.add_scalar(variance)))
+        x = self.mul(self.to(w, F32), x)
+        return self.to(x, src).view(*shape)
+
+    def layer_norm_1p(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        """Nemotron's: weight + 1; autocast's own dtype instead of fp32 (modeling_nemotron.py)."""
+        w = self.add_scalar(w)
+        x, w, b = self.lower(x), self.lower(w), self.lower(b)
+        with self.t.autocasting(None):
+            return self.layer_norm(x, w, b)
+
     def rms_norm_gemma(self, x: Tensor, w: Tensor) -> Tensor:
         """Gemma's: fp32, times (1 + weight.float()), cast back (modeling_gemma2.py)."""
         src = x.dt
