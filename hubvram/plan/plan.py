@@ -76,7 +76,7 @@ class Plan:
         self.trl_bf16 = (
             self.prepared and self.packed == "4bit" and stack.trl is not None and settings.mixed_precision == "bf16"
         )
-        self.input_require_grads = self.prepared and self.checkpointing
+        self.input_require_grads = self.checkpointing
         peft = method.config(settings.peft)
         autocast_adapters = bool(peft.get("autocast_adapter_dtype", True))
         adapter = F32 if autocast_adapters and is_half(base_dtype) else base_dtype
