@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from hubvram.timeline.dtypes import BOOL, I64, DType
+from hubvram.timeline.dtypes import BOOL, F32, I64, DType
 from hubvram.timeline.ops.attention import Mask
 from hubvram.timeline.ops.quantized import QuantizedOps
 from hubvram.timeline.tracer import Storage, Tensor
@@ -22,6 +22,14 @@ class PositionOps(QuantizedOps):
     def stored(self, shape: tuple[int, ...], dt: DType = I64) -> Tensor:
         """A slice of a buffer of the model: a view, its memory is the weights'."""
         return Tensor(None, shape, prod(shape), dt)
+
+    def floats(self, shape: tuple[int, ...], op: str) -> Tensor:
+        """An fp32 constant that the forward pass makes."""
+        return self.ones(shape, F32, op)
+
+    def bools(self, shape: tuple[int, ...], op: str) -> Tensor:
+        """A boolean constant that the forward pass makes."""
+        return self.ones(shape, BOOL, op)
 
     def expanded(self, x: Tensor, shape: tuple[int, ...]) -> Tensor:
         """``x.expand(shape)`` of a constant: a view."""
@@ -51,6 +59,33 @@ class PositionOps(QuantizedOps):
             return x
         node = self.t.node(bw, (x, y))
         return Tensor(x.st, x.shape, x.n, x.dt, True, node)
+
+    def rearranged(self, x: Tensor, shape: tuple[int, ...], op: str = "permute") -> Tensor:
+        """``x.view(...).permute(...).contiguous()``: a copy; backward's reshape of the permuted gradient is another."""
+        new, n, dt, whole = self.t.new, x.n, x.dt, x.shape
+
+        def bw(g: Storage) -> Sequence[Storage | None]:
+            return (new(n * dt.size, op + " backward", whole, dt),)
+
+        return self.apply(op, (x,), shape, dt, bw)
+
+    def gather(self, x: Tensor, index: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """``torch.gather`` along the last side: keeps x and the index; backward scatters into zeros of x's size."""
+        new, n, dt, whole = self.t.new, x.n, x.dt, x.shape
+
+        def bw(g: Storage) -> Sequence[Storage | None]:
+            return (new(n * dt.size, "gather backward", whole, dt),)
+
+        return self.apply("gather", (x,), shape, dt, bw, save=(x, index))
+
+    def masked_fill(self, x: Tensor, mask: Tensor) -> Tensor:
+        """``x.masked_fill(mask, number)``: keeps the mask; backward makes the filled gradient."""
+        new, n, dt, shape = self.t.new, x.n, x.dt, x.shape
+
+        def bw(g: Storage) -> Sequence[Storage | None]:
+            return (new(n * dt.size, "masked_fill backward", shape, dt),)
+
+        return self.apply("masked_fill", (x,), shape, dt, bw, save=(mask,))
 
     def relative_bias(self, table: Tensor, queries: int, keys: int, heads: int, batch: int = 1) -> Tensor:
         """A learned bias per bucket of distance, looked up for every pair and copied to (batch, heads, queries, keys)."""
