@@ -514,6 +514,14 @@ class Tracer:
         if self.kept_by is not None and stand_in.sid in self.kept_by:
             self.kept_by.setdefault(original.sid, []).extend(self.kept_by.pop(stand_in.sid))
 
+    def release(self, kept: list[Tensor]) -> None:
+        """Let go of what every copy of a repeated stretch handed on and the caller kept: each copy's is freed."""
+        at = len(self.log)
+        kept.clear()
+        for entry in self.log[at:]:
+            if entry < 0:
+                self.single.discard(~entry)
+
     # ---- backward -----------------------------------------------------
 
     def backward(self, loss: Tensor) -> None:

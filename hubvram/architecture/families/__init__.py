@@ -35,6 +35,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "llama": ("llama", "mistral", "qwen2"),
     "bert": ("bert", "roberta", "xlm-roberta", "camembert", "electra"),
     "distilbert": ("distilbert",),
+    "deberta": ("deberta-v2",),
     "albert": ("albert",),
     "mpnet": ("mpnet",),
     "moe": ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "glm4_moe", "dots1", "phimoe"),
