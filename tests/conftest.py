@@ -13,7 +13,7 @@ import pytest
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "hub")]  # test folders are no packages
 
-from locations import FIXTURES, SHARED_MODELS  # noqa: E402
+from locations import FIXTURES, SHARED_MODELS, NetworkForbiddenError  # noqa: E402
 
 if TYPE_CHECKING:
     from fakehub import FakeHub
@@ -21,10 +21,6 @@ if TYPE_CHECKING:
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _CLEARED = ("HF_", "HUGGING", "TRANSFORMERS_", "HUBVRAM_", "NO_COLOR", "FORCE_COLOR", "CLICOLOR")
 _PROXIES = {"http_proxy", "https_proxy", "all_proxy", "no_proxy", "ftp_proxy"}
-
-
-class NetworkForbiddenError(AssertionError):
-    """A test tried to leave this machine."""
 
 
 @pytest.fixture(autouse=True)

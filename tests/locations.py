@@ -1,4 +1,4 @@
-"""Where the tests find their data."""
+"""Where the tests find their data, and what they raise when one tries to leave the machine."""
 
 from __future__ import annotations
 
@@ -11,3 +11,7 @@ FIXTURES = ROOT / "fixtures" / "models"
 _shared = Path(os.environ.get("HUBVRAM_SHARED_MODELS") or ROOT.parent / "shared" / "models")
 SHARED_MODELS = _shared if (_shared / "INDEX.csv").is_file() else None
 """A larger library of real headers, where there is one."""
+
+
+class NetworkForbiddenError(AssertionError):
+    """A test tried to reach another machine (raised by the guard in conftest.py)."""

@@ -15,6 +15,20 @@ from hubvram.snapshot.text import shown
 MAX_CONFIG_BYTES = 20_000_000
 
 
+def check_config_size(size: int | None, path: str, repo_id: str) -> None:
+    """Refuse a config that is too large to be one, before it is read.
+
+    Raises:
+        BadConfigError: if ``size`` is over `MAX_CONFIG_BYTES`.
+    """
+    if size is not None and size > MAX_CONFIG_BYTES:
+        raise BadConfigError(
+            f"{repo_id}: {shown(path)} has {size:,} bytes; no config is as large",
+            hint="look at the file: it is not what its name says",
+            repo_id=repo_id,
+        )
+
+
 def parse_config(raw: bytes, path: str, repo_id: str) -> dict[str, Any]:
     """A JSON object from a config file.
 

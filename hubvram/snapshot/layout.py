@@ -168,7 +168,7 @@ def parse_index(raw: bytes, path: str, repo_id: str, listed: set[str] | None = N
     checked: dict[str, str] = {}
     resolved: dict[str, str] = {}
     for tensor, shard in weight_map.items():
-        if type(shard) is not str or not _is_plain_path(shard):
+        if type(shard) is not str or not _is_shard(shard):
             raise CorruptHeaderError(
                 f"{where} keeps tensor {shown(tensor)} in {shown(shard)}, which is not a safetensors file of the repo",
                 hint=hint,
@@ -192,16 +192,19 @@ def stated_size(metadata: Any) -> int | None:
     return total if type(total) is int else None
 
 
-def _is_plain_path(shard: str) -> bool:
-    """A relative path to a safetensors file, without tricks."""
+def is_plain_path(path: str) -> bool:
+    """Whether a path from outside stays inside the repo and can go into a URL: relative, no dots, no tricks."""
     return (
-        shard.endswith(".safetensors")
-        and len(shard) <= 1024
-        and shard.isprintable()
-        and not shard.startswith("/")
-        and not any(c in shard for c in "\\:?#%")
-        and all(part not in ("", ".", "..") for part in shard.split("/"))
+        0 < len(path) <= 1024
+        and path.isprintable()
+        and "\\" not in path
+        and all(part not in ("", ".", "..") for part in path.split("/"))
     )
+
+
+def _is_shard(shard: str) -> bool:
+    """A plain path to a safetensors file, without the characters that mean something in a URL."""
+    return is_plain_path(shard) and shard.endswith(".safetensors") and not any(c in shard for c in ":?#%")
 
 
 def total_size_warning(stated: int | None, data_bytes: int, path: str) -> str | None:

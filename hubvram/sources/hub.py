@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import quote
 
 from hubvram.errors import HubvramError, NetworkError, NoSafetensorsError, NotFoundError, SettingError
-from hubvram.snapshot.assemble import MAX_CONFIG_BYTES, build_snapshot, parse_config
+from hubvram.snapshot.assemble import MAX_CONFIG_BYTES, build_snapshot, check_config_size, parse_config
 from hubvram.snapshot.header import LENGTH_BYTES, Header, check_header, header_length, parse_header, parse_json
 from hubvram.snapshot.layout import (
     Component,
@@ -27,6 +27,7 @@ from hubvram.snapshot.layout import (
     ListedFile,
     ShardIndex,
     choose,
+    is_plain_path,
     parse_index,
     pickled_weights,
     stated_size,
@@ -43,8 +44,8 @@ from hubvram.sources.workers import Workers, gather
 WORKERS = 8
 """Header requests under way at once."""
 CONVERSION_BOT = "SFconvertbot"
-_MAX_INFO_BYTES = 50_000_000
-_MAX_BULK_BYTES = 200_000_000
+_MAX_INFO_BYTES = 32_000_000
+_MAX_INDEX_BYTES = 64_000_000
 
 
 class HubSource:
@@ -160,6 +161,9 @@ class HubSource:
             layout = choose(info.files, info.repo_id)
         except NoSafetensorsError as nothing:
             if not self.allow_conversion_pr or not pickled_weights(f.path for f in info.files):
+                base = _base_model(info)
+                if base and any(f.path.endswith(".gguf") for f in info.files):
+                    nothing.hint = f"GGUF is for inference with llama.cpp; its base model is {base}"
                 raise
             pr = self._conversion(info, nothing)
             info, layout = pr, choose(pr.files, pr.repo_id)
@@ -223,6 +227,9 @@ class HubSource:
     def _config(self, info: RepoInfo, layout: Layout) -> dict[str, Any]:
         if layout.config is None:
             return {}
+        check_config_size(
+            next((f.size for f in info.files if f.path == layout.config), None), layout.config, info.repo_id
+        )
         body, _ = self.transport.get_bytes(
             self._file(info, layout.config),
             repo_id=info.repo_id,
@@ -233,7 +240,10 @@ class HubSource:
 
     def _index(self, info: RepoInfo, path: str) -> ShardIndex:
         body, _ = self.transport.get_bytes(
-            self._file(info, path), repo_id=info.repo_id, revision=info.requested_revision
+            self._file(info, path),
+            repo_id=info.repo_id,
+            revision=info.requested_revision,
+            limit=_MAX_INDEX_BYTES,
         )
         return parse_index(body, path, info.repo_id, {f.path for f in info.files})
 
@@ -283,7 +293,7 @@ class HubSource:
         """
         path = f"/api/models/{info.repo_id}/safetensors-metadata/{quote(component.index or '', safe='/')}"
         try:
-            body, fields = self.transport.get_bytes(path, repo_id=info.repo_id, attempts=1, limit=_MAX_BULK_BYTES)
+            body, fields = self.transport.get_bytes(path, repo_id=info.repo_id, attempts=1, limit=_MAX_INDEX_BYTES)
             found = self._check_bulk(body, info, component)
             if found is None:
                 return None
@@ -376,10 +386,11 @@ def _canonical(answer: Mapping[str, Any], asked: str) -> str:
 
 
 def _listing(siblings: Any) -> tuple[ListedFile, ...]:
-    """The files of the answer; entries without a name are left out."""
+    """The files of the answer; entries without a name, or with one that leads out of the repo, are left out."""
     out = []
     for item in siblings if isinstance(siblings, list) else []:
-        if not isinstance(item, dict) or not isinstance(item.get("rfilename"), str):
+        path = item.get("rfilename") if isinstance(item, dict) else None
+        if not isinstance(path, str) or not is_plain_path(path):
             continue
         pointer = item.get("lfs")
         lfs: Mapping[str, Any] = pointer if isinstance(pointer, dict) else {}
@@ -387,7 +398,7 @@ def _listing(siblings: Any) -> tuple[ListedFile, ...]:
         digest = lfs.get("sha256") or lfs.get("oid") or item.get("blobId")
         out.append(
             ListedFile(
-                item["rfilename"],
+                path,
                 size if type(size) is int and size >= 0 else None,
                 digest if isinstance(digest, str) else None,
             )
@@ -412,6 +423,15 @@ def _metadata(answer: Mapping[str, Any]) -> dict[str, Any]:
         "last_modified": answer.get("lastModified"),
         "safetensors": totals if isinstance(totals, dict) else None,
     }
+
+
+def _base_model(info: RepoInfo) -> str | None:
+    """The one base model that the card names, if it is a repo's name."""
+    named = info.metadata.get("base_model")
+    if isinstance(named, list) and len(named) == 1:
+        named = named[0]
+    plain = isinstance(named, str) and len(named) <= 193 and re.fullmatch(r"[\w.-]+/[\w.-]+", named, re.ASCII)
+    return named if isinstance(named, str) and plain else None
 
 
 def _conversion_number(item: Any) -> int | None:

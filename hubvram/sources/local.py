@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hubvram.errors import CorruptHeaderError, EntryNotFoundError, RepoNotFoundError, SettingError
-from hubvram.snapshot.assemble import MAX_CONFIG_BYTES, build_snapshot, parse_config
+from hubvram.snapshot.assemble import MAX_CONFIG_BYTES, build_snapshot, check_config_size, parse_config
 from hubvram.snapshot.header import LENGTH_BYTES, Header, corrupt, header_length, parse_header
 from hubvram.snapshot.layout import Layout, ListedFile, ShardIndex, choose, parse_index
 from hubvram.snapshot.records import Snapshot
@@ -62,6 +62,7 @@ class LocalSource:
         layout = choose(info.files, info.repo_id)
         config: dict[str, Any] = {}
         if layout.config is not None:
+            check_config_size(next(f.size for f in info.files if f.path == layout.config), layout.config, info.repo_id)
             raw = _read(root, layout.config, MAX_CONFIG_BYTES, info)
             config = parse_config(raw, layout.config, info.repo_id)
         headers, indexes = self._headers(root, layout, info)

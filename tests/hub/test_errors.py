@@ -172,8 +172,16 @@ def test_no_conversion_on_offer(hub: FakeHub) -> None:
 def test_only_gguf(hub: FakeHub, allowed: bool) -> None:
     error = refused(hub, NoSafetensorsError, "TheBloke/Mistral-7B-v0.1-GGUF", allow_conversion_pr=allowed)
     assert "GGUF" in error.message
-    assert "base model" in error.hint
+    assert "base model is mistralai/Mistral-7B-v0.1" in error.hint
     assert len(hub.log) == 1
+
+
+def test_only_gguf_and_a_card_that_names_nothing_usable(hub: FakeHub) -> None:
+    found = hub.inner.repo("TheBloke/Mistral-7B-v0.1-GGUF")
+    assert found is not None
+    for base in (None, "a b", ["x/y", "z/w"], {"a": 1}, "../../x", "\x1b[31m/x"):
+        found.meta["cardData"] = {"base_model": base}
+        assert "model card names" in (refused(hub, NoSafetensorsError, "TheBloke/Mistral-7B-v0.1-GGUF").hint or "")
 
 
 def test_config_that_is_no_json(hub: FakeHub) -> None:

@@ -15,7 +15,7 @@ import pytest
 from fakehub import GRANTED, FakeHub, mounted_on_loopback
 from helpers import QUICK, fetch, source
 
-from hubvram.errors import NetworkError
+from hubvram.errors import BadConfigError, NetworkError
 from hubvram.sources.loopback import Answer, Content, LoopbackHub
 from hubvram.sources.refs import parse_ref
 from hubvram.sources.transport import RetryPolicy, Transport
@@ -137,9 +137,15 @@ def test_a_deadline_ends_the_retries(fake_hub: FakeHub) -> None:
     assert time.monotonic() - start < 3
 
 
-def test_a_config_that_never_ends_is_not_read(fake_hub: FakeHub) -> None:
-    huge = Content(b"{", 30_000_000)
-    fake_hub.file(REPO, "config.json", huge)
+def test_a_config_of_many_megabytes_is_not_read(hub: FakeHub) -> None:
+    hub.file(REPO, "config.json", Content(b"{", 30_000_000))
+    with pytest.raises(BadConfigError, match=r"config\.json.* 30,000,000 bytes"):
+        total(hub)
+    assert not hub.requests(r"config\.json")
+
+
+def test_a_config_that_grows_while_it_is_sent(fake_hub: FakeHub) -> None:
+    fake_hub.bend(r"config\.json", lambda a, _r: a._replace(body=Content(b"{", 30_000_000), stop=None))
     with pytest.raises(NetworkError, match="allowed"):
         total(fake_hub)
 
