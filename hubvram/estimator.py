@@ -46,13 +46,17 @@ def _build(snapshot: Snapshot) -> _Built:
 
     model_type = _text(snapshot.config, "model_type")
     family = families.find(model_type)
-    if family is None:
-        name = f"model type {model_type!r}" if model_type else "a model without model_type in config.json"
-        return _Built(None, f"{name} is not in the catalogue (`hubvram architectures`)", None)
+    header = Header(snapshot.tensors)
+    if family is not None:
+        try:
+            return _Built(family.build(Config(snapshot.config), header), None, family.name)
+        except UnsupportedError as error:
+            return _Built(None, error.message, family.name)
     try:
-        return _Built(family.build(Config(snapshot.config), Header(snapshot.tensors)), None, family.name)
+        return _Built(families.unknown().build(Config(snapshot.config), header), None, None)
     except UnsupportedError as error:
-        return _Built(None, error.message, family.name)
+        name = f"model type {model_type!r}" if model_type else "a model without model_type in config.json"
+        return _Built(None, f"{name} is not in the catalogue (`hubvram architectures`): {error.message}", None)
 
 
 def describe(snapshot: Snapshot) -> Description:

@@ -32,7 +32,12 @@ class Family:
 
 
 MODULES: dict[str, tuple[str, ...]] = {
-    "llama": ("llama", "mistral", "qwen2"),
+    "llama": (
+        "llama", "mistral", "ministral", "ministral3", "qwen2", "qwen3", "phi3", "phi", "stablelm", "starcoder2",
+        "gemma", "gemma2", "gemma3_text", "vaultgemma", "olmo", "olmo2", "olmo3", "cohere", "cohere2", "granite",
+        "hyperclovax", "smollm3", "glm", "glm4", "nemotron", "exaone4", "seed_oss", "hunyuan_v1_dense", "ernie4_5",
+        "arcee", "helium", "cwm", "jais2", "apertus",
+    ),
     "bert": ("bert", "roberta", "xlm-roberta", "camembert", "electra"),
     "distilbert": ("distilbert",),
     "deberta": ("deberta-v2",),
@@ -56,6 +61,12 @@ def find(model_type: str | None) -> Family | None:
             family: Family = import_module(f"hubvram.architecture.families.{module}").FAMILY
             return family
     return None
+
+
+def unknown() -> Family:
+    """The description for a model that no family builds: its header alone."""
+    family: Family = import_module("hubvram.architecture.families.generic").FAMILY
+    return family
 
 
 def families() -> Iterable[Family]:

@@ -255,6 +255,18 @@ class OpsBase:
         t.save(out.node, "dropout", mask)
         return out
 
+    def mix(self, x: Tensor, others: Sequence[Tensor]) -> Tensor:
+        """An op nobody has described, from ``x`` and ``others`` to x's shape: backward makes every gradient."""
+        new, size, shape, dt = self.t.new, x.n * x.dt.size, x.shape, x.dt
+        rx = x.rg
+        more = [(o.rg, o.n * o.dt.size, o.shape, o.dt) for o in others]
+
+        def bw(g: Storage) -> Sequence[Storage | None]:
+            grads = [new(n, "unknown op backward", s, d) if rg else None for rg, n, s, d in more]
+            return (new(size, "unknown op backward", shape, dt) if rx else None, *grads)
+
+        return self.apply("unknown op", (x, *others), shape, dt, bw)
+
     # ---- shape ---------------------------------------------------------
 
     def cat(self, parts: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
