@@ -71,7 +71,12 @@ class Plan:
         self.double_quant = bool(quant.get("bnb_4bit_use_double_quant", True))
         self.compute_dtype = BY_NAME.get(str(quant.get("bnb_4bit_compute_dtype", "bfloat16")), BF16)
         # prepare_model_for_kbit_training casts to fp32 on bitsandbytes bases only (peft 0.21 utils/other.py)
-        self.prepared = self.packed in ("4bit", "8bit") and bool(quant["prepare_model_for_kbit_training"])
+        # and TRL leaves it out where the quantised base is sharded (is_sharded_qlora)
+        self.prepared = (
+            self.packed in ("4bit", "8bit")
+            and bool(quant["prepare_model_for_kbit_training"])
+            and not (settings.num_gpus > 1 and settings.strategy == "fsdp")
+        )
         # TRL's SFTTrainer undoes part of it (peft_module_casting_to_bf16): only norms stay fp32
         self.trl_bf16 = (
             self.prepared and self.packed == "4bit" and stack.trl is not None and settings.mixed_precision == "bf16"

@@ -52,6 +52,16 @@ class Sharding:
             strategy, n, n if stage == 3 else 1, n if stage >= 2 else 1, n, master=True, offload=settings.offload
         )
 
+    def keeps_inputs(self, all_trained: bool) -> bool:
+        """Whether FSDP's hooks hold each checkpointed layer's input and its gradient until backward ends.
+
+        For units whose parameters are frozen, torch's
+        ``_register_post_backward_reshard_only_hook`` puts a multi-grad hook on
+        the inputs of the recomputed forward; what it collects goes only with
+        the hook, at the end of backward.
+        """
+        return self.strategy == "fsdp" and not all_trained
+
     def part(self, size: int, divisor: int) -> int:
         """The share of one GPU, rounded up."""
         return -(-size // divisor)

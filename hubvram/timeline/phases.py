@@ -76,10 +76,13 @@ def trace(plan: Plan, *, explain: bool = False, sm: int = 80) -> tuple[Tracer, N
         for name, size in plan.sharding.buffers(*unit_bytes(plan), *_trainable_size(plan))
     ]
     with t.autocasting(plan.autocast):
-        loss = plan.arch.forward(g, net, plan.batch)
+        loss = plan.method.after_loss(g, net, plan.arch.forward(g, net, plan.batch))
     net.cache.clear()
     t.phase("backward")
+    if plan.sharding.keeps_inputs(plan.trainable_parameters() >= plan.arch.total_parameters()):
+        t.lingering = []
     t.backward(loss)
+    t.lingering = None
     del loss, gathered
     t.phase("optimizer")
     step(plan, t, net)

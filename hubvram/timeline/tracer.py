@@ -266,6 +266,8 @@ class Tracer:
         self.autocast: DType | None = None
         self.shares = [1, 1, 1, 1, 1]
         """Per category: over how many GPUs what `hold` makes is spread."""
+        self.lingering: list[Storage | None] | None = None
+        """Where a wrapper keeps what backward would free (see `Sharding.keeps_inputs`); None: nowhere."""
         self.grad_share: tuple[int, int] = (1, 1)
         """What a weight's gradient becomes once it is whole: bytes times the first over the second (sharding)."""
         self._cache: dict[int, Tensor] = {}
@@ -452,6 +454,12 @@ class Tracer:
 
     def _recompute(self, frame: Frame) -> None:
         frame.done = True
+        if self.lingering is not None:
+            for arg in frame.args:
+                if isinstance(arg, Tensor) and arg.st is not None:
+                    size = self.sizes[arg.st.sid]
+                    self.lingering.append(self.new(size, "layer input kept by FSDP's hooks", arg.shape, arg.dt))
+                    self.lingering.append(self.new(size, "its gradient kept by FSDP's hooks", arg.shape, arg.dt))
         saved = self.mode, self._frame, self.scope, self._next_holder, self._packs
         self.mode, self._frame, self._next_holder, self._packs = RECOMPUTE, frame, 0, 0
         try:

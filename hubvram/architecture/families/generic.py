@@ -111,8 +111,15 @@ def _modules(names: dict[str, tuple[int, ...]], hidden: int) -> dict[str, Module
         elif len(shape) == 1 and name.endswith(".weight"):
             made[key] = Norm(path, shape[0], f"{path}.bias" in names)
         else:
-            made[key] = Weight(name, shape)
+            made[key] = Weight(name, shape, buffer=_is_buffer(name, shape))
     return made
+
+
+def _is_buffer(name: str, shape: tuple[int, ...]) -> bool:
+    """Tensors that real checkpoints hold though nobody trains them: attention masks, rotary frequencies."""
+    if len(shape) == 4 and shape[0] == shape[1] == 1:
+        return True
+    return name.endswith(("inv_freq", "masked_bias", "position_ids", "rotary_emb.cos_cached", "rotary_emb.sin_cached"))
 
 
 def _outside(
@@ -135,7 +142,7 @@ def _outside(
         modules["lm_head"] = Linear(head.removesuffix(".weight"), width, names[head][0], role="head")
     for name, shape in names.items():
         if name not in (embed, head):
-            modules[re.sub(r"\W", "_", name)] = Weight(name, shape)
+            modules[re.sub(r"\W", "_", name)] = Weight(name, shape, buffer=_is_buffer(name, shape))
     return modules, tied
 
 
@@ -183,7 +190,9 @@ def forward(g: Any, net: Any, batch: Any) -> Any:
 def _roles(block: Block) -> tuple[list[str], list[str], list[str]]:
     norms = [name for name, m in block.modules.items() if isinstance(m, Norm)]
     linears = [name for name, m in block.modules.items() if isinstance(m, Linear)]
-    return norms, linears, [name for name, m in block.modules.items() if isinstance(m, Weight)]
+    return norms, linears, [
+        name for name, m in block.modules.items() if isinstance(m, Weight) and not m.buffer
+    ]
 
 
 FAMILY = Family(
