@@ -44,6 +44,27 @@ class PositionOps(QuantizedOps):
         del allowed
         return mask
 
+    def window_mask(self, batch: int, tokens: int, dt: DType, padding: bool, window: int) -> Mask | None:
+        """``create_bidirectional_sliding_window_mask``: needed as soon as the sequence reaches the window.
+
+        Without padding it is made once for all samples and expanded.
+        """
+        if self.attn == "flash_attention_2" or (tokens < window and not padding):
+            return None
+        allowed = self.ones((batch if padding else 1, 1, tokens, tokens), BOOL, "window mask (bool)")
+        whole = (batch, 1, tokens, tokens)
+        if self.attn == "eager":
+            return Mask(self.ones(whole, dt, "window mask"))
+        return Mask(self.expanded(allowed, whole))
+
+    def sum_tokens(self, x: Tensor) -> Tensor:
+        """``x.sum(dim=1)`` over (batch, tokens, width): the gradient is an expanded view."""
+
+        def bw(g: Storage) -> Sequence[Storage | None]:
+            return (g,)
+
+        return self.apply("sum", (x,), (x.shape[0], x.shape[2]), x.dt, bw)
+
     def add_(self, x: Tensor, y: Tensor) -> Tensor:
         """``x += y`` (y of x's shape or broadcast): no new tensor; the gradient goes to both."""
         ry, ny, dy, n = y.rg, y.n, y.dt, x.n
