@@ -40,6 +40,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     ),
     "bert": ("bert", "roberta", "xlm-roberta", "camembert", "electra"),
     "distilbert": ("distilbert",),
+    "modernbert": ("modernbert",),
     "deberta": ("deberta-v2",),
     "albert": ("albert",),
     "mpnet": ("mpnet",),
