@@ -15,7 +15,7 @@ from hubvram.plan.plan import Plan
 from hubvram.timeline.dtypes import F32, U8
 from hubvram.timeline.ops import Ops
 from hubvram.timeline.ops.quantized import gptq_bytes, int8_bytes, nf4_bytes
-from hubvram.timeline.tracer import ACTIVATIONS, OPTIMIZER, TEMPORARY, WEIGHTS, Storage, Tracer
+from hubvram.timeline.tracer import ACTIVATIONS, GRADIENTS, OPTIMIZER, TEMPORARY, WEIGHTS, Storage, Tracer
 
 CUBLAS_WORKSPACE = 8320 * 1024
 """Bytes per (handle, stream) below compute capability 9.0: 2 x 4096 KiB + 8 x 16 KiB (torch 2.13
@@ -71,6 +71,7 @@ def trace(plan: Plan, *, explain: bool = False, sm: int = 80) -> tuple[Tracer, N
         del held
         return t, net
     states = optimizer_states(plan, t)
+    gradients = earlier_gradients(plan, t)
     gathered = [
         t.hold(size, 1, TEMPORARY, name, (size,), U8)
         for name, size in plan.sharding.buffers(*unit_bytes(plan), *_trainable_size(plan))
@@ -86,6 +87,7 @@ def trace(plan: Plan, *, explain: bool = False, sm: int = 80) -> tuple[Tracer, N
     del loss, gathered
     t.phase("optimizer")
     step(plan, t, net)
+    del gradients
     for param in net.params:
         param.grad = None
     net.inputs.clear()
@@ -209,6 +211,18 @@ def optimizer_states(plan: Plan, t: Tracer) -> list[Storage | None]:
         if sharding.master and dt is not F32:
             held.append(t.hold(_size(shape) * F32.size, count, OPTIMIZER, f"fp32 master of {name}", shape, F32))
     return held
+
+
+def earlier_gradients(plan: Plan, t: Tracer) -> list[Storage | None]:
+    """Gradients of the micro steps before, under gradient accumulation: alive all through the last one."""
+    if plan.settings.gradient_accumulation_steps == 1:
+        return []
+    t.accumulates = True
+    more, over = t.grad_share
+    return [
+        t.hold(-(-_size(shape) * dt.size * more // over), count, GRADIENTS, f"gradient of {name}", shape, dt)
+        for name, shape, dt, count in plan.trainable()
+    ]
 
 
 def shard(plan: Plan, t: Tracer) -> None:

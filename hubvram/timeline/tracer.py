@@ -266,6 +266,8 @@ class Tracer:
         self.autocast: DType | None = None
         self.shares = [1, 1, 1, 1, 1]
         """Per category: over how many GPUs what `hold` makes is spread."""
+        self.accumulates = False
+        """Gradients of weights exist already (an earlier micro step) and take new ones in place."""
         self.lingering: list[Storage | None] | None = None
         """Where a wrapper keeps what backward would free (see `Sharding.keeps_inputs`); None: nowhere."""
         self.grad_share: tuple[int, int] = (1, 1)
@@ -658,7 +660,7 @@ class Tracer:
             return
         param = leaf.param_ref()
         buffer, leaf.grad = leaf.grad, None
-        if param is None or buffer is None:
+        if param is None or buffer is None or self.accumulates:
             return
         if param.grad is None:
             more, over = self.grad_share
