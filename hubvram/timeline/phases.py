@@ -57,6 +57,9 @@ def trace(plan: Plan, *, explain: bool = False, sm: int = 80) -> tuple[Tracer, N
     shard(plan, t)
     t.phase("load")
     held: list[Storage | None] = weights(plan, t)
+    if plan.packed in ("4bit", "8bit"):
+        # bitsandbytes quantises on the GPU: the largest weight is there whole for a moment (Params4bit.cuda)
+        t.passing(largest_linear(plan) * plan.base_dtype.size, op="weight before it is quantised")
     net = Network(plan)
     t.phase("forward")
     workspace = CUBLAS_WORKSPACE if sm < 90 else CUBLAS_WORKSPACE_HOPPER
@@ -94,6 +97,20 @@ def trace(plan: Plan, *, explain: bool = False, sm: int = 80) -> tuple[Tracer, N
     t.phase("steady")
     del states, held
     return t, net
+
+
+def largest_linear(plan: Plan) -> int:
+    """Elements of the largest weight that is quantised."""
+    return max(
+        (
+            module.in_features * module.out_features
+            for stack in plan.arch.stacks.values()
+            for block in stack.blocks
+            for module in block.modules.values()
+            if isinstance(module, Linear) and module.role not in ("head", "router")
+        ),
+        default=0,
+    )
 
 
 def kv_cache(plan: Plan, t: Tracer) -> Storage | None:
