@@ -23,6 +23,7 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "prompt": ("prompt_tuning", "p_tuning", "prefix_tuning", "p_tuning_v2"),
     "selective": ("freeze", "bitfit", "ln_tuning"),
     "bottleneck": ("adapter",),
+    "adalora": ("adalora",),
     "vectors": ("ia3", "vera", "pvera", "beft", "road"),
 }
 """Module -> names of its methods, in the order of the table."""

@@ -101,6 +101,10 @@ class MethodPlan:
         """The token embeddings as the method hands them on."""
         return x
 
+    def after_loss(self, g: Ops, net: Any, loss: Tensor) -> Tensor:
+        """The loss with the method's own terms added."""
+        return loss
+
     def prefix(self, g: Ops, net: Any, copies: int) -> tuple[Tensor, Tensor] | None:
         """Trained keys and values in front of one layer's, standing for ``copies`` equal layers."""
         return None

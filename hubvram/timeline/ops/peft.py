@@ -83,6 +83,23 @@ class PeftOps(PromptOps):
 
         return self.apply("sub", (a, b), shape, dt, bw)
 
+    def add_into(self, a: Tensor, b: Tensor) -> Tensor:
+        """``a += b``: in a's storage and dtype; the gradient of b is cast if b's dtype differs."""
+        t = self.t
+        if not t.wants_grad(a, b):
+            return a
+        new, ra, rb, n, dt, shape = t.new, a.rg, b.rg, b.n, b.dt, b.shape
+        cast = a.dt is not dt
+
+        def bw(g: Storage) -> Sequence[Storage | None]:
+            gb: Storage | None = g if rb else None
+            if rb and cast:
+                gb = new(n * dt.size, "add_ backward", shape, dt)
+            return g if ra else None, gb
+
+        node = t.node(bw, (a, b))
+        return Tensor(a.st, a.shape, a.n, a.dt, True, node)
+
     def norm_of(self, x: Tensor, shape: tuple[int, ...], op: str = "norm") -> Tensor:
         """``x.norm(dim=...)``: keeps x and the result; backward makes x * (grad / norm)."""
         new, n, dt, whole = self.t.new, x.n, x.dt, x.shape
