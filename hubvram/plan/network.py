@@ -384,8 +384,13 @@ class Network:
         self.cache.append(v.st)
         return k, v, mask
 
-    def causal_loss(self, g: Ops, x: Tensor, batch: Batch, head: str = "lm_head", softcap: bool = False) -> Tensor:
-        """Head and loss of a causal model, or the fused loss under ``use_liger_kernel``."""
+    def causal_loss(
+        self, g: Ops, x: Tensor, batch: Batch, head: str = "lm_head", softcap: bool = False, scaled: bool = False
+    ) -> Tensor:
+        """Head and loss of a causal model, or the fused loss under ``use_liger_kernel``.
+
+        ``softcap`` and ``scaled``: what the model does to its logits (tanh cap, a factor).
+        """
         module = self._made[head]
         plan = self.plan
         if plan.settings.use_liger_kernel and not softcap:
@@ -394,6 +399,8 @@ class Network:
             return module(g, g.slice(x, (x.shape[0], 1, x.shape[2])))
         logits = [module(g, x)]
         del x
+        if scaled:
+            logits[0] = g.scale(logits[0], "logit scale")
         if softcap:
             logits[0] = g.scale(g.tanh(g.scale(logits[0], "softcap")), "softcap")
         return self.finish(g, logits, batch)

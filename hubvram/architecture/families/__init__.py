@@ -45,6 +45,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "albert": ("albert",),
     "mpnet": ("mpnet",),
     "moe": ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "glm4_moe", "dots1", "phimoe"),
+    "deepseek": ("deepseek_v2", "deepseek_v3"),
     "gpt2": ("gpt2",),
     "gptj": ("gptj",),
     "gpt_neox": ("gpt_neox",),

@@ -6,6 +6,7 @@ from typing import Any
 
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
+from hubvram.architecture.families.rotary import joined
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Block, Embedding, Linear, Module, Norm, Stack
 
@@ -69,21 +70,10 @@ def decode(g: Any, net: Any, batch: Any) -> Any:
     x = g.dropout(x, facts["hidden_dropout"])
     cos, sin = g.rotary_tables(1, s, rotary_dim, x.dt)
 
-    def rotary(q: Any, k: Any) -> Any:
-        """``apply_rotary_pos_emb``: slices and a join even where the whole head is rotated."""
-        turned, rest = (b, heads, s, rotary_dim), (b, heads, s, d - rotary_dim)
-        q_rot, q_pass = g.slice(q, turned), g.slice(q, rest)
-        k_rot, k_pass = g.slice(k, turned), g.slice(k, rest)
-        q_out = g.rotary_one(q_rot, cos, sin)
-        k_out = g.rotary_one(k_rot, cos, sin)
-        q_out = g.cat([q_out, q_pass], q.shape)
-        k_out = g.cat([k_out, k_pass], k.shape)
-        return q_out, k_out
-
     def attention(m: Any, h: Any) -> Any:
         qkv = m.qkv(g, h)
         q, k, v = g.split(qkv, [(b, heads, s, d)] * 3)
-        q, k = rotary(q, k)
+        q, k = joined(g, q, k, cos, sin, rotary_dim)
         k, v, m_mask = net.with_prefix(g, m, k, v, mask)
         return m.dense(g, g.attention(q, k, v, m_mask, dropout=facts["attention_dropout"], bhsd=True))
 

@@ -56,7 +56,7 @@ def build(config: Config, header: Header) -> Architecture:
             "embd_pdrop": config.number("embd_pdrop", default=0.0),
             "attn_pdrop": config.number("attn_pdrop", default=0.0),
             "resid_pdrop": config.number("resid_pdrop", default=0.0),
-            "rotary_dim": rotary_dim,
+            "turned": rotary_dim,
         },
     )
 
@@ -67,7 +67,7 @@ def decode(g: Any, net: Any, batch: Any) -> Any:
     facts = arch.facts
     x = net.embed_tokens(g, batch)
     b, s, hidden = x.shape
-    heads, d, rotary_dim = arch.num_attention_heads, arch.head_dim, facts["rotary_dim"]
+    heads, d, rotary_dim = arch.num_attention_heads, arch.head_dim, facts["turned"]
     flash = g.attn == "flash_attention_2"
     attn = g.attn
     if not flash:  # the model has no sdpa path

@@ -233,12 +233,13 @@ class AttentionOps(ActivationOps):
 
     def softmax(self, x: Tensor, dt: DType | None) -> Tensor:
         """``softmax(x, dtype=dt)``: keeps its result; the CUDA backward makes grad * output beside its own output."""
-        if dt is not None and x.dt is not dt and self.t.autocast is None:
-            # the kernel reads half and writes fp32; backward returns the half gradient directly
+        if dt is None and self.t.autocast is not None and x.dt in (F16, BF16):
+            dt = F32  # autocast sets dtype=float32
+        if dt is None or x.dt is dt:
+            return self._softmax_kernel(x, x.dt)
+        if x.dt is F16 and dt is F32:  # SoftMax.cpp: only fp16 has a kernel that reads half and writes fp32
             return self._softmax_kernel(x, dt)
-        if self.t.autocast is not None:
-            x = self.upper(x)
-        return self._softmax_kernel(x, x.dt)
+        return self._softmax_kernel(self.to(x, dt), dt)
 
     def _softmax_kernel(self, x: Tensor, dt: DType) -> Tensor:
         new, n, shape, src = self.t.new, x.n, x.shape, x.dt
