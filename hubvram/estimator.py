@@ -178,9 +178,11 @@ def _one(
     peak = timeline.peak
     held = reserved.peak_reserved(tracer, timeline)
     missing = (*arch.not_counted, *plan.method.not_counted)
+    notes = [*arch.assumptions, *plan.notes]
     return Estimate(
         method=method.name,
         status="partial" if missing else "ok",
+        reason="; ".join(notes) or None,
         not_counted=missing,
         trainable_parameters=plan.trainable_parameters(),
         peak_allocated_bytes=peak.bytes,

@@ -85,11 +85,13 @@ class Plan:
         peft = method.config(settings.peft)
         autocast_adapters = bool(peft.get("autocast_adapter_dtype", True))
         adapter = F32 if autocast_adapters and is_half(base_dtype) else base_dtype
-        self.method: MethodPlan = method.apply(
-            Context(arch, base_dtype, peft, quant, self.checkpointing, adapter, stack.transformers, self.packed)
-        )
-        if self.method.no_checkpointing:
+        context = Context(arch, base_dtype, peft, quant, self.checkpointing, adapter, stack.transformers, self.packed)
+        self.method: MethodPlan = method.apply(context)
+        self.notes = context.notes
+        """What was assumed or done otherwise than asked, one sentence each."""
+        if self.method.no_checkpointing and self.checkpointing:
             self.checkpointing = False
+            self.notes.append(f"without gradient checkpointing: {self.method.no_checkpointing}")
         self.batch = Batch(settings.batch_size, tokens, source_tokens, settings.padding)
         self._saved = self._saved_names(method, peft)
         self.trains_anything = method.training

@@ -122,7 +122,8 @@ class Estimate:
 
     With ``status == "skipped"`` every figure is None and ``reason`` says why.
     With ``"partial"`` the figures are a lower bound or rest on an assumption,
-    and ``not_counted`` lists what is missing.
+    and ``not_counted`` lists what is missing. With figures, ``reason`` says
+    what was assumed where the config or the settings are silent, else None.
     """
 
     method: str

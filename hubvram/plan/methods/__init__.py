@@ -25,6 +25,8 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "bottleneck": ("adapter",),
     "adalora": ("adalora",),
     "vectors": ("ia3", "vera", "pvera", "beft", "road"),
+    "lycoris": ("loha", "lokr"),
+    "spectral": ("fourierft",),
 }
 """Module -> names of its methods, in the order of the table."""
 

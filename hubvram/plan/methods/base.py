@@ -125,6 +125,8 @@ class Context:
     """Version of transformers in the stack: it decides what PEFT finds in a mixture of experts."""
     packed: str | None = None
     """How the base's linear layers are quantised: None, ``4bit``, ``8bit``, ``gptq``."""
+    notes: list[str] = field(default_factory=list)
+    """What the method had to assume; said beside its figures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,17 +181,16 @@ def targets(
     """PEFT's ``target_modules`` rule as a predicate on (path, module).
 
     A list matches whole paths or their ends, a string is a full-match regex,
-    ``all-linear`` takes every linear layer but the head.
-
-    Raises:
-        Skip: no targets given and PEFT has no default for this model type.
+    ``all-linear`` takes every linear layer but the head. Where nothing is given
+    and PEFT has no default for the model type (it asks for one), all linear
+    layers are taken, as its documentation advises, and a note says so.
     """
     if value is None:
         value = defaults.get(ctx.arch.model_type)
         if value is None:
-            raise Skip(
-                f"PEFT has no default target_modules for model type {ctx.arch.model_type}: "
-                'give them (for example "all-linear").'
+            value = "all-linear"
+            ctx.notes.append(
+                f"PEFT has no default target_modules for model type {ctx.arch.model_type}: all-linear is assumed"
             )
     if isinstance(value, str) and value != "all-linear":
         pattern = re.compile(value)
