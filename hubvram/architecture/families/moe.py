@@ -111,12 +111,12 @@ def _flag(config: Config, given: bool | str) -> bool:
     return config.flag(given, default=False) if isinstance(given, str) else given
 
 
-def _mlp(path: str, hidden: int, inner: int, prefix: str = "") -> dict[str, Module]:
+def gated_mlp(path: str, hidden: int, inner: int, prefix: str = "", bias: bool = False) -> dict[str, Module]:
     """A gated MLP at ``path``; attribute names with a prefix."""
     return {
-        f"{prefix}gate_proj": Linear(f"{path}.gate_proj", hidden, inner),
-        f"{prefix}up_proj": Linear(f"{path}.up_proj", hidden, inner),
-        f"{prefix}down_proj": Linear(f"{path}.down_proj", inner, hidden, role="mlp_out"),
+        f"{prefix}gate_proj": Linear(f"{path}.gate_proj", hidden, inner, bias),
+        f"{prefix}up_proj": Linear(f"{path}.up_proj", hidden, inner, bias),
+        f"{prefix}down_proj": Linear(f"{path}.down_proj", inner, hidden, bias, role="mlp_out"),
     }
 
 
@@ -175,27 +175,28 @@ def _build(config: Config, header: Header, *, legacy: bool) -> Architecture:
         block["k_norm"] = Norm("self_attn.k_norm", head_dim if qk_norm == "head" else kv_heads * head_dim)
     sparse, dense = dict(block), dict(block)
     name = style.old if legacy else "mlp"
-    if legacy:
+    if style.router == "mixer":
+        sparse["gate"] = Linear(f"{name}.{'gate' if legacy else 'router'}", hidden, count, role="router")
+    elif legacy and style.router != "group":
         sparse["gate"] = Linear(f"{name}.gate", hidden, count, role="router")
+    else:
+        sparse["gate"] = Weight(f"{name}.gate.weight", (count, hidden), adaptable=True)
+    if legacy:
         sparse |= experts_apart(f"{name}.experts", hidden, width, count, style.old_names)
     else:
-        if style.router == "mixer":
-            sparse["gate"] = Linear(f"{name}.router", hidden, count, role="router")
-        else:
-            sparse["gate"] = Weight(f"{name}.gate.weight", (count, hidden), adaptable=True)
         sparse |= experts_of(f"{name}.experts", hidden, width, count)
     if style.router == "group":
         sparse["bias"] = Weight(f"{name}.gate.e_score_correction_bias", (count,), buffer=True, dtype="float32")
     if style.shared == "gated":
         inner = read.get("shared_expert_intermediate_size")
-        sparse |= _mlp("mlp.shared_expert", hidden, inner, "shared_")
+        sparse |= gated_mlp("mlp.shared_expert", hidden, inner, "shared_")
         sparse["shared_gate"] = Linear("mlp.shared_expert_gate", hidden, 1)
     elif style.shared == "plain":
         shared = config.int("n_shared_experts", default=read.defaults.get("n_shared_experts", 1))
-        sparse |= _mlp("mlp.shared_experts", hidden, width * shared, "shared_")
+        sparse |= gated_mlp("mlp.shared_experts", hidden, width * shared, "shared_")
     is_sparse = sparse_layers(config, read, layers, count)
     if not all(is_sparse):
-        dense |= _mlp("mlp", hidden, config.positive("intermediate_size"))
+        dense |= gated_mlp("mlp", hidden, config.positive("intermediate_size"))
     window = config.optional("sliding_window")
     if model_type == "qwen3_moe" and not config.flag("use_sliding_window", default=False):
         window = None
@@ -404,12 +405,11 @@ def route(g: Any, m: Any, flat: Any, facts: Mapping[str, Any]) -> tuple[Any, Any
 
 def route_groups(g: Any, m: Any, flat: Any, facts: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     """DeepSeek-V3's: fp32 logits, sigmoid, best groups, best k, normalised and scaled."""
-    gate = m.gate if not facts["legacy"] else m.gate.weight
-    opened = g.opened(gate)
+    opened = g.opened(m.gate)
     logits = g.linear(g.to(flat, F32), g.to(opened.value(g), F32), None, "router")
     scores = g.sigmoid(logits)
     index = choose_groups(g, scores, facts)
-    weights = g.gather(scores, index)
+    weights = g.take_along(scores, index)
     if facts["normalise"]:
         weights = g.div_(weights, g.add_scalar(g.sum_last(weights)))
     return logits, g.scale(weights), index

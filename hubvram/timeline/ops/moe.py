@@ -76,6 +76,35 @@ class MoeOps(QuantizedOps):
         node = self.t.node(lambda g: (new(n * dt.size, "reshape backward", whole, dt),), (x,))
         return Tensor(x.st, shape, x.n, x.dt, True, node)
 
+    def fill_parts(self, parts: Sequence[Tensor], shape: tuple[int, ...], op: str) -> Tensor:
+        """A fresh tensor whose slices are copied into one after the other (``y[..., :n].copy_(x)``).
+
+        A part of one head is expanded over all. Backward (``CopySlices``) copies the whole gradient
+        once per part, newest first, and the part's own slice of it.
+        """
+        out = self.ones(shape, parts[0].dt, op)
+        for part in parts:
+            out = self._fill_part(out, part, op)
+        return out
+
+    def _fill_part(self, whole: Tensor, part: Tensor, op: str) -> Tensor:
+        t = self.t
+        if not t.wants_grad(whole, part):
+            return whole
+        new, dt, shape, n = t.new, whole.dt, whole.shape, whole.n
+        wide = (*shape[:-1], part.shape[-1])
+        rows, ps, pn, rw, rp = prod(wide), part.shape, part.n, whole.rg, part.rg
+
+        def bw(g: Storage) -> Sequence[Storage | None]:
+            rest = new(n * dt.size, op + " backward", shape, dt)
+            own = new(rows * dt.size, op + " backward (slice)", wide, dt) if rp else None
+            if rp and pn != rows:  # expanded over the heads: summed back
+                own = new(pn * dt.size, op + " backward (sum)", ps, dt)
+            return rest if rw else None, own
+
+        node = t.node(bw, (whole, part))
+        return Tensor(whole.st, shape, n, dt, True, node)
+
     # ---- routing --------------------------------------------------------
 
     def topk(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -88,7 +117,7 @@ class MoeOps(QuantizedOps):
             self.t.save(values.node, "topk", indices)
         return values, indices
 
-    def gather(self, x: Tensor, index: Tensor) -> Tensor:
+    def take_along(self, x: Tensor, index: Tensor) -> Tensor:
         """``x.gather(1, index)``: keeps the index; backward scatters into zeros of the whole size."""
         new, n, dt, whole = self.t.new, x.n, x.dt, x.shape
         return self.apply(
@@ -134,7 +163,7 @@ class MoeOps(QuantizedOps):
         t = self.t
         new, n, dt, shape = t.new, scores.n, scores.dt, scores.shape
         rows = shape[0]
-        chosen = self.gather(gates, index)
+        chosen = self.take_along(gates, index)
         mask = self.ones((rows, 1), dt, "mask_for_one")
 
         def bw(g: Storage) -> Sequence[Storage | None]:
