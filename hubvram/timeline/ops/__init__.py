@@ -2,16 +2,16 @@
 
 ``elementwise`` (casts, arithmetic, shape), ``linear`` (matrix products,
 embedding), ``norm``, ``activation``, ``attention``, ``loss``, ``quantized``,
-``moe``, ``conv``, ``position``, ``peft``, ``peft_prompt``. `Ops` has them all.
+``moe``, ``conv``, ``position``, ``peft``, ``peft_prompt``, ``peft_weights``. `Ops` has them all.
 """
 
 from hubvram.timeline.ops.conv import ConvOps
 from hubvram.timeline.ops.moe import MoeOps
-from hubvram.timeline.ops.peft import PeftOps
+from hubvram.timeline.ops.peft_weights import PeftWeightOps
 from hubvram.timeline.ops.position import PositionOps
 
 
-class Ops(ConvOps, PositionOps, PeftOps, MoeOps):
+class Ops(ConvOps, PositionOps, PeftWeightOps, MoeOps):
     """Every op; what families and methods are written in."""
 
 

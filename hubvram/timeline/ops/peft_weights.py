@@ -1,0 +1,138 @@
+"""Changes of a whole weight matrix, as PEFT's layers make them at every forward pass.
+
+Source: peft 0.21 ``tuners/loha/layer.py`` (HadaWeight), ``tuners/lokr/layer.py``
+(make_kron), ``tuners/oft/layer.py``, ``tuners/boft/layer.py``; torch 2.13
+``native/LinearAlgebra.cpp`` (kron), ``native/TensorShape.cpp`` (block_diag).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+from hubvram.timeline.dtypes import C64, F32, I64, DType
+from hubvram.timeline.ops.peft import PeftOps
+from hubvram.timeline.tracer import Storage, Tensor
+
+
+class PeftWeightOps(PeftOps):
+    """Full-size products of adapter weights."""
+
+    def hadamard_weight(self, w: Sequence[Tensor]) -> Tensor:
+        """``(w1a @ w1b) * (w2a @ w2b) * scale``: keeps the factors only and multiplies again in backward."""
+        w = [self.lower(x) for x in w] if self.t.autocast is not None else list(w)
+        w1a, w1b = w[0], w[1]
+        shape, dt = (w1a.shape[0], w1b.shape[1]), w1a.dt
+        n = prod(shape)
+        nbytes = n * dt.size
+        new = self.t.new
+        grads = [(x.n * x.dt.size, x.shape, x.dt) for x in w]
+
+        def bw(g: Storage) -> Sequence[Storage | None]:
+            scaled = new(nbytes, "hada backward scaled grad", shape, dt)
+            again = new(nbytes, "hada backward product", shape, dt)
+            temp = new(nbytes, "hada backward temp", shape, dt)
+            del again
+            out = [new(b, "hada grad", s, d) for b, s, d in grads[:2]]
+            again = new(nbytes, "hada backward product", shape, dt)
+            other = new(nbytes, "hada backward temp", shape, dt)
+            del again, temp
+            out += [new(b, "hada grad", s, d) for b, s, d in grads[2:]]
+            del other, scaled
+            return tuple(out)
+
+        first = self.constant(shape, dt, "hada w1")
+        second = self.constant(shape, dt, "hada w2")
+        both = self.constant(shape, dt, "hada product")
+        del first, second
+        out = self.apply("hada weight", w, shape, dt, bw, save=w)
+        del both
+        return out
+
+    def kron(self, a: Tensor, b: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """``torch.kron``: a broadcast product."""
+        dt = a.dt
+        n = prod(shape)
+        new, ra, rb, na, nb, sa, sb = self.t.new, a.rg, b.rg, a.n * dt.size, b.n * dt.size, a.shape, b.shape
+
+        def bw(g: Storage) -> Sequence[Storage | None]:
+            ga = new(n * dt.size, "kron backward", shape, dt) if ra else None
+            gb = new(n * dt.size, "kron backward", shape, dt) if rb else None
+            if ra:
+                ga = new(na, "kron backward", sa, dt)
+            if rb:
+                gb = new(nb, "kron backward", sb, dt)
+            return ga, gb
+
+        return self.apply("kron", (a, b), shape, dt, bw, save=(a if rb else None, b if ra else None))
+
+    def spectrum_to_weight(self, spectrum: Tensor, shape: tuple[int, int], frequencies: int) -> Tensor:
+        """FourierFT: scatter into a dense spectrum, inverse 2-D transform, real part, scaling."""
+        index = self.constant((2, frequencies), I64, "fourier indices")
+        dense = self.scatter_new(spectrum, shape, F32, "fourier dense spectrum")
+        if dense.rg:
+            self.t.save(dense.node, "fourier dense spectrum", index)
+        del index
+        wide = self._to_complex(dense)
+        del dense
+        waves = self.any_op("ifft2", (wide,), shape, C64)
+        del wide
+        return self._real_scaled(waves, shape)
+
+    def _to_complex(self, x: Tensor) -> Tensor:
+        new, n, shape = self.t.new, x.n, x.shape
+
+        def bw(g: Storage) -> Sequence[Storage | None]:
+            return (new(n * 4, "to complex backward", shape, F32),)
+
+        return self.apply("to complex", (x,), x.shape, C64, bw)
+
+    def _real_scaled(self, x: Tensor, shape: tuple[int, int]) -> Tensor:
+        new, n = self.t.new, x.n
+
+        def bw(g: Storage) -> Sequence[Storage | None]:
+            scaled = new(n * 4, "fourier scaling backward", shape, F32)
+            out = new(n * 8, "real backward", shape, C64)
+            del scaled
+            return (out,)
+
+        return self.apply("fourier delta weight", (x,), shape, F32, bw)
+
+    def skew(self, vector: Tensor, blocks: int, side: int) -> Tensor:
+        """A skew-symmetric matrix per block from its upper triangle: scatter, minus its transpose."""
+        shape = (blocks, side, side)
+        upper = self.scatter_new(vector, shape, vector.dt, "skew scatter")
+        return self.sub_own_transpose(upper, "skew")
+
+    def sub_own_transpose(self, x: Tensor, op: str) -> Tensor:
+        """``x - x.transpose(-1, -2)``: the gradient meets its negated transpose."""
+        new, n, dt, shape = self.t.new, x.n, x.dt, x.shape
+
+        def bw(g: Storage) -> Sequence[Storage | None]:
+            negated = new(n * dt.size, op + " backward", shape, dt)
+            out = new(n * dt.size, op + " backward", shape, dt)
+            del negated
+            return (out,)
+
+        return self.apply(op, (x,), shape, dt, bw)
+
+    def bmm(self, a: Tensor, b: Tensor, shape: tuple[int, ...], op: str) -> Tensor:
+        """Batched product; ``a`` and ``b`` may be the same tensor."""
+        return self.matmul(a, b, shape, op)
+
+    def block_diagonal(self, x: Tensor, side: int) -> Tensor:
+        """``torch.block_diag`` of the matrices of a stack: backward cuts the blocks out and stacks them."""
+        new, n, dt, shape = self.t.new, x.n, x.dt, x.shape
+
+        def bw(g: Storage) -> Sequence[Storage | None]:
+            return (new(n * dt.size, "block_diag backward", shape, dt),)
+
+        return self.apply("block_diag", (x,), (side, side), dt, bw)
+
+
+def bytes_of(shape: tuple[int, ...], dt: DType) -> int:
+    """Bytes of a tensor."""
+    return prod(shape) * dt.size
+
+
+__all__ = ["PeftWeightOps", "bytes_of"]
