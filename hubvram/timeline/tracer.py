@@ -276,6 +276,7 @@ class Tracer:
         self._frame: Frame | None = None
         self._idx = 0
         self._ranges: list[tuple[int, int, Segment]] = []
+        self._now: Node | None = None
         self._carried: tuple[int, ref[Storage]] | None = None
 
     # ---- memory -------------------------------------------------------
@@ -594,7 +595,9 @@ class Tracer:
         assert grad is not None  # noqa: S101 - a node is queued only when a gradient has arrived
         if node.overwrites:
             self._release(node)
+        self._now = node
         outs = node.bw(grad)
+        self._now = None
         del grad
         if node.__class__ is GatherNode:
             node.parts.clear()  # type: ignore[attr-defined]  # checked one line above
@@ -613,6 +616,17 @@ class Tracer:
                     edge.parts.append(out)  # type: ignore[attr-defined]  # checked one line above
                 else:
                     self._add(edge, out)
+
+    def unpacked(self) -> None:
+        """For a backward rule, between the derivative and the engine's casts and sums of its results.
+
+        A recomputed tensor is a temporary of the derivative's own call and goes there;
+        one that was saved goes when the node is done.
+        """
+        node = self._now
+        if node is not None and node.frame is not None:
+            for holder in node.saved:
+                holder.clear()
 
     @staticmethod
     def _release(node: Node) -> None:

@@ -154,12 +154,13 @@ class OpsBase:
         """``a * b`` (either may be broadcast): keeps each for the other's gradient."""
         dt = promote(a.dt, b.dt)
         big = a if a.n >= b.n else b
-        new, n, shape = self.t.new, big.n, big.shape
+        new, n, shape, unpacked = self.t.new, big.n, big.shape, self.t.unpacked
         ra, rb, da, db, na, nb = a.rg, b.rg, a.dt, b.dt, a.n, b.n
 
         def bw(g: Storage) -> Sequence[Storage | None]:
             ga = new(n * dt.size, "mul backward", shape, dt) if ra else None
             gb = new(n * dt.size, "mul backward", shape, dt) if rb else None
+            unpacked()
             if ra and (na != n or da is not dt):  # reduced or cast to the input's own shape and dtype
                 ga = new(na * da.size, "mul backward", (na,), da)
             if rb and (nb != n or db is not dt):
