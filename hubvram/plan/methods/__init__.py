@@ -26,6 +26,7 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "adalora": ("adalora",),
     "vectors": ("ia3", "vera", "pvera", "beft", "road"),
     "lycoris": ("loha", "lokr"),
+    "orthogonal": ("oft", "boft", "hra"),
     "spectral": ("fourierft",),
 }
 """Module -> names of its methods, in the order of the table."""

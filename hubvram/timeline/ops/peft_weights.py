@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from hubvram.timeline.dtypes import C64, F32, I64, DType
+from hubvram.timeline.dtypes import C64, F32, I32, I64, DType
 from hubvram.timeline.ops.peft import PeftOps
 from hubvram.timeline.tracer import Storage, Tensor
 
@@ -115,6 +115,36 @@ class PeftWeightOps(PeftOps):
             return (out,)
 
         return self.apply(op, (x,), shape, dt, bw)
+
+    def half_skew(self, x: Tensor) -> Tensor:
+        """``0.5 * (x - x.transpose(1, 2))``."""
+        return self.scale(self.sub_own_transpose(x, "skew"), "skew half")
+
+    def cayley_solve(self, q: Tensor) -> Tensor:
+        """``solve(I + q, I - q, left=False)``: keeps the factorisation, its pivots and the result."""
+        eye = self.eye(q.shape[-1], F32)
+        plus = self.add(eye.view(1, *eye.shape), q)
+        minus = self.sub(eye.view(1, *eye.shape), q)
+        n = q.n * F32.size
+        out = self.any_op("cayley solve", (plus, minus), q.shape, F32, save=(plus,), save_result=True, passing=(n,))
+        if out.rg:
+            lu = self.constant(q.shape, F32, "cayley solve LU")
+            pivots = self.constant(q.shape[:2], I32, "cayley solve pivots")
+            self.t.save(out.node, "cayley solve", lu, pivots)
+        return out
+
+    def add_scaled_into(self, a: Tensor, b: Tensor) -> Tensor:
+        """``a.add_(b, alpha=2)``: in a's storage; the gradient of b is scaled."""
+        t = self.t
+        if not t.wants_grad(a, b):
+            return a
+        new, ra, n, dt, shape = t.new, a.rg, b.n, b.dt, b.shape
+
+        def bw(g: Storage) -> Sequence[Storage | None]:
+            return g if ra else None, new(n * dt.size, "add_ backward", shape, dt)
+
+        node = t.node(bw, (a, b))
+        return Tensor(a.st, a.shape, a.n, a.dt, True, node)
 
     def bmm(self, a: Tensor, b: Tensor, shape: tuple[int, ...], op: str) -> Tensor:
         """Batched product; ``a`` and ``b`` may be the same tensor."""
