@@ -35,6 +35,9 @@ lint: $(VENV)/.dev
 # and 1.x (httpx).
 legs: $(LEGS:%=leg-%)
 
+leg-0.36: TESTS = tests/hub tests/store tests/cli/test_end_to_end.py
+leg-1: TESTS = tests/hub tests/cli/test_end_to_end.py
+
 $(VENV)-hub0.36/.installed: PINS = 'huggingface_hub==0.36.*' 'sqlalchemy==2.0.*'
 $(VENV)-hub1/.installed: PINS = 'huggingface_hub==1.*'
 
@@ -45,7 +48,7 @@ $(VENV)-hub%/.installed: pyproject.toml
 
 leg-%: $(VENV)-hub%/.installed
 	@echo "== huggingface_hub $* =="
-	$(VENV)-hub$*/bin/python -m pytest -q tests/hub tests/store tests/cli/test_end_to_end.py $(PYTEST_ARGS)
+	$(VENV)-hub$*/bin/python -m pytest -q $(TESTS) $(PYTEST_ARGS)
 
 pytest: $(VENV)/.dev
 	$(BIN)/python -m pytest tests $(PYTEST_ARGS)

@@ -46,14 +46,17 @@ def variable(option: click.Option) -> str | None:
 
 def help_text(name: str, command: click.Command) -> str:
     """What ``--help`` prints, at a width of its own."""
-    parent = click.Context(cli, info_name="hubvram", terminal_width=100, max_content_width=100)
+    parent = _context(cli, "hubvram")
     info_name = name.removeprefix("hubvram").strip()
     if not info_name:
         return cli.get_help(parent)
-    context = click.Context(
-        command, info_name=info_name, parent=parent, terminal_width=100, max_content_width=100, show_default=True
-    )
-    return command.get_help(context)
+    return command.get_help(_context(command, info_name, parent))
+
+
+def _context(command: click.Command, info_name: str, parent: click.Context | None = None) -> click.Context:
+    """As the command line makes it, but at a width of its own."""
+    settings = {**command.context_settings, "terminal_width": 100, "max_content_width": 100}
+    return click.Context(command, info_name=info_name, parent=parent, **settings)
 
 
 def markdown() -> str:

@@ -191,7 +191,7 @@ def _main_sheet(estimates: list[Estimate], view: View, thumb: int | None) -> She
 
 
 def _fit(fits: bool, headroom: int, unit: str) -> str:
-    return f"fits, {size(headroom, unit)} free" if fits else f"no, {size(-headroom, unit)} over"
+    return f"fits, +{size(headroom, unit)}" if fits else f"no, -{size(-headroom, unit)}"
 
 
 def _notes(report: Report, view: View) -> tuple[str, ...]:
@@ -201,6 +201,8 @@ def _notes(report: Report, view: View) -> tuple[str, ...]:
             f"{view.unit} per GPU. The five parts sum to the peak (torch.cuda.max_memory_allocated); "
             "total is what nvidia-smi shows."
         )
+    if view.per_gpu:
+        notes.append("Below each card: what it has left, or lacks.")
     if view.rule_of_thumb:
         notes.append("Rule of thumb: parameters in billions x 2 x 2 GB, whatever the method and settings.")
     for estimate in report.estimates:

@@ -78,7 +78,7 @@ def test_usage_and_settings_are_exit_code_2(capsys: pytest.CaptureFixture[str], 
 
 
 def test_the_nearest_name_is_in_the_hint(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "lora" in run(capsys, "gpt2", "--method", "lroa")[2][1]
+    assert "qlora" in run(capsys, "gpt2", "--method", "qlroa")[2][1]
     assert "transformers" in run(capsys, "gpt2", "--stack", "transformer=4.48")[2][1]
 
 

@@ -97,8 +97,8 @@ def test_the_table_says_what_matters_in_120_columns() -> None:
 def test_named_cards_get_a_column_each() -> None:
     out = text("table", report_page(sample_report(gpus=("T4", "h100")), View(per_gpu=True)))
     assert "T4 16GB" in out
-    assert "no, 2.00 over" in out
-    assert f"fits, {81559 / 1024 - 17:.2f} free" in out
+    assert "no, -2.00" in out
+    assert f"fits, +{81559 / 1024 - 17:.2f}" in out
 
 
 def test_rule_of_thumb_is_the_guides() -> None:

@@ -119,14 +119,18 @@ def _pages(results: Iterator[ScanResult], output: Output, tick: Callable[[], obj
         if result.error is not None:
             output.error(result.error, result.repo_id)
         if output.format in ("table", "markdown"):
-            rows.append(record)
+            rows.append((result.position, record))
         else:
             yield Page(data=result.to_dict(), records=[record], fields=FIELDS)
     output.status(f"{ok} of {ok + output.failed} repos are in the cache, {output.failed} failed.")
     if rows:
         from hubvram.report.rows import rows_page
 
-        yield rows_page(FIELDS, [[row[name] for name in FIELDS] for row in rows], hide=("source", "error_message"))
+        # People find a repo where their list has it; the other formats give each as it is done.
+        ordered = [record for _, record in sorted(rows, key=lambda row: row[0])]
+        yield rows_page(
+            FIELDS, [[record[name] for name in FIELDS] for record in ordered], hide=("source", "error_message")
+        )
 
 
 def _record(result: ScanResult) -> dict[str, Any]:

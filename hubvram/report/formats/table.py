@@ -24,15 +24,21 @@ def render(pages: Iterable[Page], many: bool) -> Iterator[str]:
 
 def grid(sheet: Sheet, style: str) -> str:
     """A sheet through tabulate, whose parsing of numbers is switched off: cells are text already."""
-    from tabulate import tabulate
+    import tabulate
 
     rows = [[clean(cell) for cell in row] for row in sheet.rows]
-    text = tabulate(
-        rows,
-        headers=[clean(column.title) for column in sheet.columns],
-        tablefmt=style,
-        disable_numparse=True,
-        colalign=[column.align for column in sheet.columns] if rows else None,
-    )
+    padding = tabulate.MIN_PADDING
+    # Two columns more for each title: with ten of them the table would not fit on a line.
+    tabulate.MIN_PADDING = 0
+    try:
+        text = tabulate.tabulate(
+            rows,
+            headers=[clean(column.title) for column in sheet.columns],
+            tablefmt=style,
+            disable_numparse=True,
+            colalign=[column.align for column in sheet.columns] if rows else None,
+        )
+    finally:
+        tabulate.MIN_PADDING = padding
     lines = "\n".join(line.rstrip() for line in text.splitlines())
     return f"{clean(sheet.title)}\n{lines}" if sheet.title else lines
