@@ -46,7 +46,7 @@ $(VENV)-hub%/.installed: pyproject.toml
 	$(VENV)-hub$*/bin/python -m pip install --quiet --editable '.[test]' $(PINS)
 	@touch $@
 
-leg-%: $(VENV)-hub%/.installed
+$(LEGS:%=leg-%): leg-%: $(VENV)-hub%/.installed
 	@echo "== huggingface_hub $* =="
 	$(VENV)-hub$*/bin/python -m pytest -q $(TESTS) $(PYTEST_ARGS)
 
