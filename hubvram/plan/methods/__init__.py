@@ -28,6 +28,7 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "lycoris": ("loha", "lokr"),
     "orthogonal": ("oft", "boft", "hra"),
     "spectral": ("fourierft",),
+    "blocks": ("miss", "bone", "gralora", "delora", "randlora"),
 }
 """Module -> names of its methods, in the order of the table."""
 

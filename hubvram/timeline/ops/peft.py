@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 from hubvram.timeline.dtypes import BF16, C64, F16, F32, I64, DType, promote
 from hubvram.timeline.ops.peft_prompt import PromptOps
@@ -171,9 +172,13 @@ class PeftOps(PromptOps):
 
         return self.apply(op, inputs, shape, dt, bw, save=save, save_result=save_result)
 
-    def dequantised(self, base: object, dt: DType, shape: tuple[int, ...]) -> Tensor:
-        """The base weight of a quantised layer as a plain tensor (``dequantize_module_weight``)."""
-        return self.constant(shape, dt, "dequantised weight")
+    def base_weight(self, base: Any) -> Tensor:
+        """``get_base_weight``: the layer's own tensor, or a dequantised copy of a quantised one."""
+        weight: Tensor | None = getattr(base, "weight", None)
+        if weight is not None:
+            return weight.detach()
+        spec = base.spec
+        return self.constant((spec.out_features, spec.in_features), getattr(base, "compute", F16), "dequantised weight")
 
 
 HALF = (F16, BF16)

@@ -116,6 +116,26 @@ class PeftWeightOps(PeftOps):
 
         return self.apply(op, (x,), shape, dt, bw)
 
+    def scaled_bases(self, a: Tensor, lam: Tensor, gam: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """RandLoRA's ``lambda * A * gamma``: keeps the three, not the products."""
+        n, dt = prod(shape), lam.dt
+        first = self.constant(shape, dt, "randlora lambda * A")
+        new = self.t.new
+        nl, ng, sl, sg = lam.n * dt.size, gam.n * dt.size, lam.shape, gam.shape
+
+        def bw(g: Storage) -> Sequence[Storage | None]:
+            wide = new(n * dt.size, "randlora einsum", shape, dt)
+            gl = new(nl, "randlora grad lambda", sl, dt)
+            del wide
+            wide = new(n * dt.size, "randlora einsum", shape, dt)
+            gg = new(ng, "randlora grad gamma", sg, dt)
+            del wide
+            return gl, gg
+
+        out = self.apply("randlora bases", (lam, gam), shape, dt, bw, save=(a, lam, gam))
+        del first
+        return out
+
     def half_skew(self, x: Tensor) -> Tensor:
         """``0.5 * (x - x.transpose(1, 2))``."""
         return self.scale(self.sub_own_transpose(x, "skew"), "skew half")
