@@ -7,18 +7,24 @@ into the model (embedding, prefixes, loss).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from sys import getrefcount
 from typing import TYPE_CHECKING, Any
 
 from hubvram.architecture.modules import Architecture, Block, Embedding, Linear, Module, Norm
 from hubvram.timeline.dtypes import BF16, F16, F32, I64, DType
 from hubvram.timeline.ops import Ops
 from hubvram.timeline.ops.attention import Mask
-from hubvram.timeline.tracer import Param, Tensor
+from hubvram.timeline.tracer import Param, Storage, Tensor
 
 if TYPE_CHECKING:
     from hubvram.plan.plan import Plan
+
+
+_PROBE = [object()]
+_IN_LIST = getrefcount(_PROBE[0])
+"""What ``getrefcount`` says of something that only a list holds (differs between Python versions)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +197,8 @@ class Network:
         """Batch tensors, which the training loop holds to the end of the step."""
         self.outputs: Tensor | None = None
         """Logits, where the training loop keeps the model's outputs alive."""
+        self.leaf: list[Storage | None] = []
+        """Embeddings that were made a leaf, and their gradient: alive as long as the loss."""
         self.cache: list[Any] = []
         """What the model's cache object holds until the end of its forward pass (storages)."""
         self._made: dict[str, Any] = {}
@@ -365,9 +373,27 @@ class Network:
         del ids
         x = self.plan.method.on_embeddings(g, self, x)
         if self.plan.input_require_grads and not x.rg:
-            # enable_input_require_grads: the embeddings become a leaf of their own
-            x = Tensor(x.st, x.shape, x.n, x.dt, True, g.t.node(lambda grad: (), ()))
+            # enable_input_require_grads: the embeddings become a leaf of their own, held with its gradient by the graph
+            leaf, new, size, shape, dt = self.leaf, g.t.new, x.n * x.dt.size, x.shape, x.dt
+            leaf.append(x.st)
+
+            def arrive(grad: Storage) -> Sequence[Storage | None]:
+                if not leaf:
+                    leaf.append(new(size, "embeddings", shape, dt))
+                leaf.append(grad)
+                return ()
+
+            x = Tensor(x.st, x.shape, x.n, x.dt, True, g.t.node(arrive, ()))
         return x
+
+    def before_backward(self) -> None:
+        """Let go of a leaf that the first layer holds as its input too.
+
+        The traced copy of a repeated layer frees its input on behalf of all copies;
+        what the graph still holds of the first one is put back when its gradient arrives.
+        """
+        if self.leaf and getrefcount(self.leaf[0]) > _IN_LIST:
+            self.leaf.clear()
 
     def with_prefix(
         self, g: Ops, layer: Layer, k: Tensor, v: Tensor, mask: Mask | None

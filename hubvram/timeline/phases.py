@@ -82,6 +82,7 @@ def trace(plan: Plan, *, explain: bool = False, sm: int = 80) -> tuple[Tracer, N
     with t.autocasting(plan.autocast):
         loss = plan.method.after_loss(g, net, plan.arch.forward(g, net, plan.batch))
     net.cache.clear()
+    net.before_backward()
     t.phase("backward")
     if plan.sharding.keeps_inputs(plan.trainable_parameters() >= plan.arch.total_parameters()):
         t.lingering = []
@@ -94,6 +95,7 @@ def trace(plan: Plan, *, explain: bool = False, sm: int = 80) -> tuple[Tracer, N
     for param in net.params:
         param.grad = None
     net.inputs.clear()
+    net.leaf.clear()
     t.phase("steady")
     del states, held
     return t, net
