@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -62,10 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--all", action="store_true", help="also every row with its error")
     asked = parser.parse_args(argv)
     rows = score(read_cells(asked.cells), partial(library.load, asked.models))
-    print(report(rows, asked.worst))
+    sys.stdout.write(report(rows, asked.worst) + "\n")
     if asked.all:
         for r in sorted(rows, key=lambda r: r.error):
-            print(r.id, f"{r.error:+.2%}", r.repo_id, r.method, r.metric, r.reason or "", r.trainable_matches)
+            words = (r.id, f"{r.error:+.2%}", r.repo_id, r.method, r.metric, r.reason or "", r.trainable_matches)
+            sys.stdout.write(" ".join(map(str, words)) + "\n")
     return 0
 
 

@@ -15,13 +15,19 @@ from hubvram.snapshot.layout import ListedFile, choose
 from hubvram.snapshot.records import Snapshot, TensorInfo
 
 
-def load(root: Path, repo_id: str) -> Snapshot:
+def load(root: Path, repo_id: str, revision: str = "main") -> Snapshot:
     """The snapshot of ``repo_id`` in a library folder.
+
+    Args:
+        root: the library.
+        repo_id: ``org/name``.
+        revision: ``refs/pr/<n>`` reads the headers that a pull request adds, from the folder of that name.
 
     Raises:
         RepoNotFoundError: no such folder, or no headers in it.
     """
-    folder = root / repo_id
+    repo = root / repo_id
+    folder = repo if revision == "main" else repo / revision
     headers = next((d for d in (folder / "headers", folder / "headers_if_converted") if d.is_dir()), None)
     if headers is None:
         raise RepoNotFoundError(f"{repo_id}: no headers under {folder}", repo_id=repo_id)
@@ -31,14 +37,12 @@ def load(root: Path, repo_id: str) -> Snapshot:
     wanted = [component.single] if component.single else [p for p in paths if _is_shard(p, component.index)]
     tensors: list[TensorInfo] = []
     for path in wanted:
-        if path is None:
-            continue
         with gzip.open(paths[path], "rt", encoding="utf-8") as file:
             for name, entry in json.load(file).items():
                 if name != "__metadata__":
                     tensors.append(TensorInfo(name, entry["dtype"], tuple(entry["shape"]), path))
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return Snapshot(repo_id, "main", None, None, "local", config, tuple(tensors))
+    config = json.loads((repo / "config.json").read_text(encoding="utf-8"))
+    return Snapshot(repo_id, revision, None, None, "local", config, tuple(tensors))
 
 
 def _is_shard(path: str, index: str | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -58,10 +59,10 @@ class Summary:
 
 
 def read_cells(paths: Iterable[Path]) -> list[dict[str, Any]]:
-    """All cells of some JSON-lines files."""
+    """All cells of some JSON-lines files, gzipped or not."""
     cells = []
     for path in paths:
-        with path.open(encoding="utf-8") as lines:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
             cells += [json.loads(line) for line in lines if line.strip()]
     return cells
 
@@ -148,7 +149,10 @@ def headline(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     return [
         ("simulated, allocated", [r for r in one if r.quality == "S"]),
         ("measured A, allocated", [r for r in one if r.quality == "A" and r.metric == "peak_allocated_bytes"]),
-        ("measured A, reserved or nvidia-smi", [r for r in one if r.quality == "A" and r.metric != "peak_allocated_bytes"]),
+        (
+            "measured A, reserved or nvidia-smi",
+            [r for r in one if r.quality == "A" and r.metric != "peak_allocated_bytes"],
+        ),
         ("measured B", [r for r in one if r.quality == "B"]),
         ("several GPUs", [r for r in rows if r.gpus > 1]),
-    ]  # fmt: skip
+    ]
