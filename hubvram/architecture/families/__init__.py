@@ -46,6 +46,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "mpnet": ("mpnet",),
     "moe": ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "glm4_moe", "dots1", "phimoe"),
     "deepseek": ("deepseek_v2", "deepseek_v3"),
+    "gpt_oss": ("gpt_oss",),
     "gpt2": ("gpt2",),
     "gptj": ("gptj",),
     "gpt_neox": ("gpt_neox",),

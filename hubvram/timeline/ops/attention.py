@@ -116,13 +116,14 @@ class AttentionOps(ActivationOps):
         sdpa needs none without padding, unless a sliding window is shorter than
         the sequence; flash_attention_2 takes the 2-D mask; eager always gets a float mask.
         """
-        if self.attn == "flash_attention_2":
+        attn = implementation or self.attn
+        if attn == "flash_attention_2":
             return None
         past = self.past if causal else 0  # a filled cache: the mask is needed, and as much wider
         keys = tokens + past
         short = window is not None and window < keys
         rows = batch if padding else 1  # without padding the boolean mask is one for all, expanded
-        if self.attn == "sdpa":
+        if attn == "sdpa":
             if not padding and not short and not past:
                 return None
             return Mask(self.ones((rows, 1, tokens, keys), BOOL, "attention mask"))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, Protocol
 
-from hubvram.timeline.dtypes import F32, I32, I64, DType
+from hubvram.timeline.dtypes import BOOL, F32, I32, I64, DType
 from hubvram.timeline.ops.quantized import QuantizedOps
 from hubvram.timeline.tracer import Storage, Tensor
 
@@ -104,6 +104,14 @@ class MoeOps(QuantizedOps):
 
         node = t.node(bw, (whole, part))
         return Tensor(whole.st, shape, n, dt, True, node)
+
+    def spread(self, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """``x.expand(shape)``, a view: backward sums into a tensor of x's size."""
+        if not self.t.wants_grad(x):
+            return Tensor(x.st, shape, prod(shape), x.dt)
+        new, n, dt, small = self.t.new, x.n, x.dt, x.shape
+        node = self.t.node(lambda g: (new(n * dt.size, "expand backward", small, dt),), (x,))
+        return Tensor(x.st, shape, prod(shape), x.dt, True, node)
 
     # ---- routing --------------------------------------------------------
 
@@ -202,14 +210,13 @@ class MoeOps(QuantizedOps):
             op, (x, w), (x.shape[0], n_out), dt, bw, save=(x if rw else None, w if rx else None, offsets)
         )
 
-    def add_rows_(self, x: Tensor, bias: Tensor, index: Tensor, op: str) -> Tensor:
-        """``x.add_(bias[index])``: the chosen rows of a stacked bias, added in place."""
-        rows = self.index_rows(bias, index, op)
+    def add_(self, x: Tensor, y: Tensor) -> Tensor:
+        """``x.add_(y)`` of equal shapes: in place, the gradient goes to both."""
         t = self.t
-        if not t.wants_grad(x, rows):
+        if not t.wants_grad(x, y):
             return x
-        rx, rr = x.rg, rows.rg
-        node = t.node(lambda g: (g if rx else None, g if rr else None), (x, rows))
+        rx, ry = x.rg, y.rg
+        node = t.node(lambda g: (g if rx else None, g if ry else None), (x, y))
         return Tensor(x.st, x.shape, x.n, x.dt, True, node)
 
     def sum_groups(self, x: Tensor, groups: int) -> Tensor:
@@ -254,14 +261,17 @@ class MoeOps(QuantizedOps):
         counts = self.ones((num_experts,), I32, "tokens per expert")
         offsets = self.ones((num_experts,), I32, "expert offsets")
         w = up_fold.value(self)
+        rows = None if up_bias is None else self.index_rows(up_bias, sorted_ids, "experts up bias")
         out = self.grouped_mm(chosen, w, _out_features(w, hidden), offsets, "experts up")
-        if up_bias is not None:
-            out = self.add_rows_(out, up_bias, sorted_ids, "experts up bias")
+        if rows is not None:
+            out = self.add_(out, rows)
         out = gate(out)
         w = down_fold.value(self)
-        out = self.grouped_mm(out, w, hidden, offsets, "experts down")
         if down_bias is not None:
-            out = self.add_rows_(out, down_bias, sorted_ids, "experts down bias")
+            rows = self.index_rows(down_bias, sorted_ids, "experts down bias")
+        out = self.grouped_mm(out, w, hidden, offsets, "experts down")
+        if rows is not None:
+            out = self.add_(out, rows)
         weighted = self.mul(out, chosen_weights)
         inverse = self.ones((pairs,), I64, "inverse permutation")
         self.t.passing(pairs * 8, op="arange")
@@ -301,6 +311,41 @@ class MoeOps(QuantizedOps):
             del place, who, state, scale, out
         del one_hot
         return total
+
+    def clamp(self, x: Tensor, sides: int) -> Tensor:
+        """``x.clamp(min, max)``: keeps x; backward compares it with each given side."""
+        new, n, dt, shape = self.t.new, x.n, x.dt, x.shape
+
+        def bw(g: Storage) -> Sequence[Storage | None]:
+            masks = [new(n, "clamp backward (mask)", shape, BOOL) for _ in range(sides)]
+            if sides > 1:
+                masks = [new(n, "clamp backward (mask)", shape, BOOL)]
+            out = new(n * dt.size, "clamp backward", shape, dt)
+            del masks
+            return (out,)
+
+        return self.apply("clamp", (x,), shape, dt, bw, save=(x,))
+
+    def subtract_max(self, x: Tensor) -> Tensor:
+        """``x - x.max(-1, keepdim=True).values``: keeps the indices of the maxima."""
+        t = self.t
+        new, n, dt, shape = t.new, x.n, x.dt, x.shape
+        small = (*shape[:-1], 1)
+        top = self.apply("max", (x,), small, dt, lambda g: (new(n * dt.size, "max backward", shape, dt),))
+        if top.rg:
+            t.save(top.node, "max", self.ones(small, I64, "max indices"))
+        else:
+            t.passing(prod(small) * 8, op="max indices")
+        rx, rt, m = x.rg, top.rg, top.n
+
+        def bw(g: Storage) -> Sequence[Storage | None]:
+            other = None
+            if rt:
+                other = new(n * dt.size, "sub backward (neg)", shape, dt)
+                other = new(m * dt.size, "sub backward (sum)", small, dt)
+            return g if rx else None, other
+
+        return self.apply("sub", (x, top), shape, dt, bw)
 
     def clamp_(self, x: Tensor) -> Tensor:
         """``x.clamp_(min, max)``: in place; keeps a copy of what x was."""
