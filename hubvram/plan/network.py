@@ -263,12 +263,12 @@ class Network:
         if spec.adaptable and copied is None:
             on_weight = plan.method.parameter_adapter(path, spec, layer)
             if on_weight is not None:
-                params = [self._param(p.name, p.shape, p.dtype, p.trainable, count) for p in on_weight.params]
+                params = [self._param(p.name, p.shape, p.dtype, self.plan.trains_new(p), count) for p in on_weight.params]
                 return AdaptedWeight(made[""], on_weight, params)
         return made[""]
 
     def _adapter_params(self, adapter: Any, count: int) -> list[Param]:
-        params = [self._param(p.name, p.shape, p.dtype, p.trainable, count) for p in adapter.params]
+        params = [self._param(p.name, p.shape, p.dtype, self.plan.trains_new(p), count) for p in adapter.params]
         if adapter.shared:
             by_name = {p.name: p for p in self.prompt_params}
             params += [by_name[name] for name in adapter.shared]
@@ -282,7 +282,9 @@ class Network:
                 full = f"{spec.path}.bias"
                 trains = self.plan.method.trains(full, spec, "bias")
                 bias = self._param(full, (spec.out_features,), weight.dt, trains, 1)
-            return PlainLinear(spec.path, spec, weight, bias)
+            base = PlainLinear(spec.path, spec, weight, bias)
+            adapter = self.plan.method.tied_adapter(spec.path, spec)
+            return base if adapter is None else Adapted(base, adapter, self._adapter_params(adapter, 1))
         return Table(spec, weight, None)
 
     def _layer(self, stack: str, block: Block, index: int, count: int) -> Layer:

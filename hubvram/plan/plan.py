@@ -8,9 +8,9 @@ from math import prod
 from typing import Any
 
 from hubvram.architecture.modules import Architecture, Embedding, Linear, Module, Norm, Weight
-from hubvram.plan.methods.base import Adapter, Context, Method, MethodPlan, ParameterAdapter, Skip
+from hubvram.plan.methods.base import Adapter, Context, Method, MethodPlan, NewParam, ParameterAdapter, Skip
 from hubvram.plan.network import Batch, is_half
-from hubvram.plan.optimizers import Optimizer
+from hubvram.plan.optimizers import Optimizer, Trained
 from hubvram.plan.settings import QUANTIZATION_DEFAULTS, Settings
 from hubvram.plan.sharding import Sharding
 from hubvram.plan.stacks import Stack
@@ -92,12 +92,22 @@ class Plan:
         if self.method.no_checkpointing and self.checkpointing:
             self.checkpointing = False
             self.notes.append(f"without gradient checkpointing: {self.method.no_checkpointing}")
+        if self.method.optimizer is not None:
+            self.optimizer = self.method.optimizer
+            self.notes.append(f"optimizer {self.optimizer.name}, which belongs to the method")
+        if self.optimizer.in_backward and (settings.gradient_accumulation_steps > 1 or settings.num_gpus > 1):
+            raise Skip(
+                f"{self.optimizer.name} updates weights during backward: one GPU and no gradient accumulation."
+            )
+        # transformers' Trainer or a plain loop: a stack that names packages, but neither of these, is a plain loop
+        self.trainer = not settings.stack or any(name in settings.stack for name in ("trl", "accelerate"))
         self.batch = Batch(settings.batch_size, tokens, source_tokens, settings.padding)
         self._saved = self._saved_names(method, peft)
         self.trains_anything = method.training
         self.sharding = Sharding.of(settings)
         self.keeps_outputs = settings.keep_outputs if settings.keep_outputs is not None else not settings.max_grad_norm
         self._trainable: list[tuple[str, tuple[int, ...], DType, int]] | None = None
+        self._owners: dict[str, Module] = {}
         self._runs: dict[str, list[tuple[int, int, int]]] = {}
 
     def _saved_names(self, method: Method, peft: Mapping[str, Any]) -> tuple[str, ...]:
@@ -187,6 +197,7 @@ class Plan:
             full = f"{path}.{part}" if part else path
             if self.method.trains(full, spec, part):
                 out.append((full, shape, how.dtype, count))
+                self._owners[full] = spec
         adapter: Adapter | ParameterAdapter | None = None
         if isinstance(spec, Linear):
             adapter = self.method.adapter(path, spec, layer)
@@ -195,7 +206,28 @@ class Plan:
         elif isinstance(spec, Weight) and spec.adaptable:
             adapter = self.method.parameter_adapter(path, spec, layer)
         if adapter is not None:
-            out += [(p.name, p.shape, p.dtype, count) for p in adapter.params if p.trainable]
+            out += [(p.name, p.shape, p.dtype, count) for p in adapter.params if self.trains_new(p)]
+
+    def trains_new(self, p: NewParam) -> bool:
+        """Whether a parameter that the method adds is trained: some optimizers keep part of them fixed."""
+        freezes = self.optimizer.freezes
+        return p.trainable and not (freezes is not None and freezes(p.name))
+
+    def trained(self) -> list[Trained]:
+        """Trained parameters as the optimizer meets them: embeddings, layers, the rest."""
+        inside = tuple(f"{s.prefix}." for s in self.arch.stacks.values())
+        before, layers, after = [], [], []
+        for name, shape, dt, count in self.trainable():
+            spec = self._owners.get(name)
+            in_layers = name.startswith(inside)
+            kind = ""
+            if isinstance(spec, Embedding):
+                kind = "embedding"
+            elif isinstance(spec, Linear) and name.endswith(".weight"):
+                kind = "linear" if in_layers and spec.kind == "Linear" else "head" if spec.role == "head" else ""
+            p = Trained(name, shape, dt, count, kind)
+            (layers if in_layers else before if kind == "embedding" else after).append(p)
+        return [*before, *layers, *after]
 
     def trainable_parameters(self) -> int:
         """Their number."""

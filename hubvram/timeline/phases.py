@@ -7,15 +7,17 @@ optimizer step; the highest of steps 1 to 3 is the same.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hubvram.architecture.modules import Embedding, Linear, Module, Weight, numel
 from hubvram.plan.methods.base import Adapter, ParameterAdapter
 from hubvram.plan.network import Network
-from hubvram.plan.optimizers import state_bytes
+from hubvram.plan.optimizers import Scratch, state_bytes
 from hubvram.plan.plan import Plan
 from hubvram.timeline.dtypes import F32, U8
 from hubvram.timeline.ops import Ops
 from hubvram.timeline.ops.quantized import gptq_bytes, int8_bytes, nf4_bytes
-from hubvram.timeline.tracer import ACTIVATIONS, GRADIENTS, OPTIMIZER, TEMPORARY, WEIGHTS, Storage, Tracer
+from hubvram.timeline.tracer import ACTIVATIONS, GRADIENTS, OPTIMIZER, TEMPORARY, WEIGHTS, Param, Storage, Tracer
 
 CUBLAS_WORKSPACE = 8320 * 1024
 """Bytes per (handle, stream) below compute capability 9.0: 2 x 4096 KiB + 8 x 16 KiB (torch 2.13
@@ -220,15 +222,16 @@ def packed_sizes(plan: Plan, packed: str, spec: Linear) -> list[int]:
 
 
 def optimizer_states(plan: Plan, t: Tracer) -> list[Storage | None]:
-    """States of every trainable parameter, equal layers together."""
+    """States of every trainable parameter, equal layers together, and the optimizer's shared tables."""
     held: list[Storage | None] = []
-    sharding = plan.sharding
-    for name, shape, dt, count in plan.trainable():
-        held_in = F32 if sharding.upcast or sharding.master else dt
-        size = state_bytes(plan.optimizer, _size(shape), shape, held_in)
-        held.append(t.hold(size, count, OPTIMIZER, f"{plan.optimizer.name} states of {name}", shape, held_in))
-        if sharding.master and dt is not F32:
-            held.append(t.hold(_size(shape) * F32.size, count, OPTIMIZER, f"fp32 master of {name}", shape, F32))
+    sharding, optimizer = plan.sharding, plan.optimizer
+    for p in plan.trained():
+        held_in = F32 if sharding.upcast or sharding.master else p.dtype
+        size = state_bytes(optimizer, replace(p, dtype=held_in), trainer=plan.trainer)
+        held.append(t.hold(size, p.count, OPTIMIZER, f"{optimizer.name} states of {p.name}", p.shape, held_in))
+        if sharding.master and p.dtype is not F32:
+            held.append(t.hold(p.n * F32.size, p.count, OPTIMIZER, f"fp32 master of {p.name}", p.shape, F32))
+    held += [t.hold(size, 1, OPTIMIZER, f"{optimizer.name} code table", (size,), U8) for size in optimizer.shared]
     return held
 
 
@@ -283,19 +286,49 @@ def step(plan: Plan, t: Tracer, net: Network) -> None:
         norms = t.hold(F32.size, count, TEMPORARY, "clip_grad_norm_ norms", (), F32)
         stacked = t.hold(F32.size * count, 1, TEMPORARY, "clip_grad_norm_ stacked norms", (count,), F32)
         del norms, stacked
-    if plan.optimizer.foreach_temporaries:
-        held = [
-            t.hold(
-                plan.sharding.part(_size(shape) * (F32.size if plan.sharding.upcast else dt.size), plan.sharding.states),
-                c * plan.optimizer.foreach_temporaries,
-                TEMPORARY,
-                f"foreach temporary of {name}",
-                shape,
-                dt,
-            )
-            for name, shape, dt, c in params
-        ]
-        del held
+    if plan.optimizer.in_backward:
+        return
+    upcast = plan.sharding.upcast
+
+    def release() -> None:
+        for param in net.params:
+            param.grad = None
+
+    scratch = Scratch(t, plan.sharding.states, release)
+    plan.optimizer.step(scratch, [replace(p, dtype=F32) if upcast else p for p in plan.trained()])
+
+
+class Updates:
+    """Weights updated while backward runs: the hook on arriving gradients."""
+
+    def __init__(self, plan: Plan, t: Tracer) -> None:
+        """Looks the trained parameters up once."""
+        self.by_name = {p.name: p for p in plan.trained()}
+        self.scratch = Scratch(t, plan.sharding.states)
+        self.optimizer = plan.optimizer
+        self.waiting: Param | None = None
+
+    def arrived(self, param: Param) -> None:
+        """A gradient is whole: use it, or (a hook before accumulation) the one that waits."""
+        if not self.optimizer.lag:
+            self._use(param)
+            return
+        self.finish()
+        self.waiting = param
+        if param.grad is not None:
+            self.scratch.tracer.single.add(param.grad.sid)  # of equal layers, the last one's waits
+
+    def finish(self) -> None:
+        """Use the gradient that waits."""
+        if self.waiting is not None:
+            self._use(self.waiting)
+            self.waiting = None
+
+    def _use(self, param: Param) -> None:
+        if self.optimizer.lag:
+            param.grad = None  # cast to fp32 first, but nothing else is made while both are there
+        self.optimizer.step(self.scratch, [replace(self.by_name[param.name], count=1)])
+        param.grad = None
 
 
 __all__ = ["kv_cache", "optimizer_states", "step", "trace", "weights"]

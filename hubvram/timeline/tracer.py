@@ -272,6 +272,9 @@ class Tracer:
         """Where a wrapper keeps what backward would free (see `Sharding.keeps_inputs`); None: nowhere."""
         self.grad_share: tuple[int, int] = (1, 1)
         """What a weight's gradient becomes once it is whole: bytes times the first over the second (sharding)."""
+        self.on_gradient: Callable[[Param], None] | None = None
+        """Called when a weight's gradient is whole, after the node that made it has let go (post-accumulate hooks)."""
+        self._whole: list[Param] = []
         self._cache: dict[int, Tensor] = {}
         self._frame: Frame | None = None
         self._idx = 0
@@ -564,8 +567,20 @@ class Tracer:
             current = heappop(heap)[1]
             self._step(current, heap)
             del current
+            if self._whole:
+                self._notify()
         if segment is not None:
             self._close(segment)
+        if self._whole:
+            self._notify()
+
+    def _notify(self) -> None:
+        """Hand whole gradients to the hook, in the order in which they came."""
+        whole, self._whole = self._whole, []
+        hook = self.on_gradient
+        if hook is not None:
+            for param in whole:
+                hook(param)
 
     def _close(self, segment: Segment) -> None:
         segment.end, segment.sid_end = len(self.log), len(self.sizes)
@@ -686,3 +701,5 @@ class Tracer:
                 buffer = share
             param.grad = buffer
             self.cats[buffer.sid] = GRADIENTS
+            if self.on_gradient is not None:
+                self._whole.append(param)

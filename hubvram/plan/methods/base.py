@@ -15,6 +15,7 @@ from typing import Any
 
 from hubvram.architecture.modules import Architecture, Linear, Module, Weight
 from hubvram.errors import SettingError
+from hubvram.plan.optimizers import Optimizer
 from hubvram.timeline.dtypes import DType
 from hubvram.timeline.ops import Ops
 from hubvram.timeline.ops.moe import Fold
@@ -67,6 +68,8 @@ class MethodPlan:
     prefix_tokens: int = 0
     """Key-value pairs added in front of every layer's cache."""
     not_counted: tuple[str, ...] = ()
+    optimizer: Optimizer | None = None
+    """The optimizer that belongs to the method, in the place of the one asked for."""
     no_checkpointing: str | None = None
     """Why the method runs without gradient checkpointing even where it is asked for."""
 
@@ -80,6 +83,10 @@ class MethodPlan:
 
     def adapter(self, path: str, module: Linear, layer: int | None) -> Adapter | None:
         """The adapter on one linear layer; None where there is none."""
+        return None
+
+    def tied_adapter(self, path: str, module: Linear) -> Adapter | None:
+        """The adapter on a head that shares its weight with the embedding; None where there is none."""
         return None
 
     def embedding_adapter(self, path: str, module: Embedding) -> Adapter | None:
