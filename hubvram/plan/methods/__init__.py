@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 MODULES: Mapping[str, tuple[str, ...]] = {
     "full": ("full", "inference"),
-    "lora": ("lora", "rslora", "lora_int8", "qlora"),
+    "lora": (
+        "lora", "rslora", "lora_int8", "qlora", "dora", "lora_plus", "pissa", "olora", "eva", "corda", "loftq", "mica",
+        "kasa", "velora", "monteclora", "qdora",
+    ),
     "prompt": ("prompt_tuning", "p_tuning", "prefix_tuning", "p_tuning_v2"),
     "selective": ("freeze", "bitfit", "ln_tuning"),
     "bottleneck": ("adapter",),

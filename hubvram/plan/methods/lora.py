@@ -6,11 +6,12 @@ Source: peft 0.21 ``tuners/lora/layer.py`` (Linear), ``tuners/lora/bnb.py``
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hubvram.architecture.modules import Linear, Weight
-from hubvram.plan.methods import experts, target_modules
+from hubvram.architecture.modules import Embedding, Linear, Weight
+from hubvram.plan.methods import experts, lora_variants, target_modules
 from hubvram.plan.methods.base import (
     Adapter,
     Context,
@@ -18,9 +19,11 @@ from hubvram.plan.methods.base import (
     MethodPlan,
     NewParam,
     ParameterAdapter,
+    Skip,
     layer_choice,
     targets,
 )
+from hubvram.plan.methods.peft_keys import KEYS as PEFT_KEYS
 from hubvram.timeline.ops import Ops
 from hubvram.timeline.tracer import Param, Tensor
 
@@ -41,6 +44,11 @@ KEYS: Mapping[str, Any] = {
     "modules_to_save": None,
     "fan_in_fan_out": False,
     "init_lora_weights": True,
+    **{
+        k: v
+        for k, v in PEFT_KEYS["LORA"].items()
+        if k not in ("r", "target_modules", "exclude_modules", "lora_alpha", "lora_dropout")
+    },
     "autocast_adapter_dtype": True,
 }
 """LoraConfig keys (peft 0.21) with PEFT's defaults, but r = 16 as this project's interface says."""
@@ -59,6 +67,13 @@ class LoraPlan(MethodPlan):
         self.layers = layer_choice(config)
         self.dropout = float(config["lora_dropout"])
         self.dtype = ctx.adapter_dtype
+        self.variant = lora_variants.chosen(ctx, config)
+        tokens = config["trainable_token_indices"]
+        self.tokens = tuple(tokens) if isinstance(tokens, (list, tuple)) else ()
+        if tokens and not self.tokens:
+            raise Skip("trainable_token_indices as a mapping of module names is not known here: give a list.")
+        if self.tokens:
+            self.extra_params = lora_variants.token_params(ctx, len(self.tokens), self.dtype)
 
     def trains(self, path: str, module: Any, part: str) -> bool:
         """Base biases under ``bias="all"`` / ``"lora_only"``."""
@@ -71,13 +86,33 @@ class LoraPlan(MethodPlan):
         if not self.chosen(path, module) or not self.layers(path, layer):
             return None
         r = rank_of(self.config, path)
+        return lora_variants.adapter(self.variant, self, path, module, r)
+
+    def embedding_adapter(self, path: str, module: Embedding) -> Adapter | None:
+        """Trained tokens, or A (r x tokens) and B (width x r) where the embedding is a target."""
+        if self.tokens and module is self.ctx.arch.modules.get("embed"):
+            return lora_variants.token_adapter(self.extra_params)
+        if not self.names_embedding(path):
+            return None
+        r = rank_of(self.config, path)
         return Adapter(
             (
-                NewParam(f"{path}.lora_A", (r, module.in_features), self.dtype),
-                NewParam(f"{path}.lora_B", (module.out_features, r), self.dtype),
+                NewParam(f"{path}.lora_embedding_A", (r, module.num_embeddings), self.dtype),
+                NewParam(f"{path}.lora_embedding_B", (module.embedding_dim, r), self.dtype),
             ),
-            self.forward,
+            lora_variants.embedding_forward,
         )
+
+    def names_embedding(self, path: str) -> bool:
+        """Whether target_modules names the embedding (``all-linear`` never does)."""
+        value = self.targets.modules
+        if value is None or isinstance(value, str):
+            return value is not None and value != "all-linear" and re.fullmatch(value, path) is not None
+        return path in value or path.endswith(tuple(f".{n}" for n in value))
+
+    def tied_adapter(self, path: str, module: Linear) -> Adapter | None:
+        """Trained tokens of a tied head."""
+        return lora_variants.token_head_adapter(self.extra_params) if self.tokens else None
 
     def parameter_adapter(self, path: str, module: Weight, layer: int | None) -> ParameterAdapter | None:
         """The same on a bare parameter (stacked experts, routers)."""
@@ -87,9 +122,23 @@ class LoraPlan(MethodPlan):
 
     def layer_key(self, path: str, layer: int) -> Any:
         """Layers differ by choice and by rank."""
-        if self.config["layers_to_transform"] is None and not self.config["rank_pattern"]:
-            return None
-        return self.layers(path, layer), rank_of(self.config, path)
+        config = self.config
+        names = self.targets.modules
+        numbered = isinstance(names, str) and names != "all-linear"
+        if not numbered and config["layers_to_transform"] is None and not config["rank_pattern"]:
+            if not config["exclude_modules"] and not any(re.search(r"\d", n) for n in names or () if n != "all-linear"):
+                return None
+        prefix = path.rsplit(".", 1)[0]
+        for stack in self.ctx.arch.stacks.values():
+            if stack.prefix == prefix:
+                block = stack.blocks[stack.order[layer]]
+                return tuple(
+                    (m.path, rank_of(config, f"{path}.{m.path}"))
+                    for m in block.modules.values()
+                    if (isinstance(m, Linear) and self.chosen(f"{path}.{m.path}", m) and self.layers(path, layer))
+                    or (isinstance(m, Weight) and m.adaptable and self.layers(path, layer))
+                )
+        return None
 
     def forward(self, g: Ops, base: Any, x: Tensor, params: Sequence[Param]) -> Tensor:
         """``result = base(x); result = result + B(A(dropout(x.to(A.dtype)))) * scaling; result.to(dtype)``."""
@@ -105,9 +154,7 @@ class LoraPlan(MethodPlan):
 
 def rank_of(config: Mapping[str, Any], path: str) -> int:
     """``r`` of one target, with ``rank_pattern`` (keys match the end of the path, or as a regex)."""
-    for pattern, r in config["rank_pattern"].items():
-        import re
-
+    for pattern, r in (config["rank_pattern"] or {}).items():
         if re.match(rf"(.*\.)?({pattern})$", path):
             return int(r)
     return int(config["r"])
@@ -115,6 +162,25 @@ def rank_of(config: Mapping[str, Any], path: str) -> int:
 
 def _apply(ctx: Context) -> MethodPlan:
     return LoraPlan(ctx, ctx.peft)
+
+
+SUM = "sum over targets of r * (in + out)"
+
+
+def _variant(
+    name: str, title: str, trains: str, formula: str, source: str, given: Mapping[str, Any]
+) -> Method:
+    return Method(
+        name=name,
+        title=title,
+        group="lora",
+        trains=trains,
+        formula=formula,
+        source=f"peft 0.21 {source}",
+        apply=_apply,
+        peft_type="LORA",
+        keys={**KEYS, **given},
+    )
 
 
 METHODS = [
@@ -162,6 +228,45 @@ METHODS = [
         apply=_apply,
         peft_type="LORA",
         keys=KEYS,
+        quantization="4bit",
+    ),
+    *(
+        _variant(name, title, trains, formula, source, given)
+        for name, title, trains, formula, source, given in (
+            ("dora", "DoRA", "as lora, and a magnitude per output feature", "sum over targets of r * (in + out) + out",
+             "tuners/lora/dora.py; arXiv:2402.09353", {"use_dora": True}),
+            ("lora_plus", "LoRA+", "as lora; B learns faster than A", SUM, "optimizers/loraplus.py; arXiv:2402.12354", {}),
+            ("pissa", "PiSSA", "as lora, begun with the weight's largest singular vectors", SUM,
+             "init_lora_weights='pissa'; arXiv:2404.02948", {"init_lora_weights": "pissa"}),
+            ("olora", "OLoRA", "as lora, begun with a QR decomposition", SUM,
+             "init_lora_weights='olora'; arXiv:2406.01775", {"init_lora_weights": "olora"}),
+            ("eva", "EVA", "as lora, begun with singular vectors of the activations", SUM,
+             "init_lora_weights='eva'; arXiv:2410.07170", {"init_lora_weights": "eva"}),
+            ("corda", "CorDA", "as lora, begun with a context-oriented decomposition", SUM,
+             "init_lora_weights='corda'; arXiv:2406.05223", {"init_lora_weights": "corda"}),
+            ("loftq", "LoftQ", "as lora, begun so that a quantised weight plus B A is near the original", SUM,
+             "init_lora_weights='loftq'; arXiv:2310.08659", {"init_lora_weights": "loftq"}),
+            ("mica", "MiCA", "A alone; B is fixed to the weight's smallest singular vectors",
+             "sum over targets of r * in", "init_lora_weights='mica'", {"init_lora_weights": "mica"}),
+            ("kasa", "KaSA", "as lora, with a diagonal between A and B", "sum over targets of r * (in + out) + r",
+             "kasa_config; arXiv:2412.06071", {"kasa_config": True}),
+            ("velora", "VeLoRA", "as lora; the input is kept compressed for backward", SUM,
+             "velora_config; arXiv:2405.17991", {"velora_config": {"num_groups": 64}}),
+            ("monteclora", "MonteCLoRA", "as lora, with a sampled spread of A",
+             "sum over targets of r * (in + out) + r + num_samples", "monteclora_config",
+             {"monteclora_config": {"num_samples": 8}}),
+        )
+    ),
+    Method(
+        name="qdora",
+        title="QDoRA (4-bit base)",
+        group="lora",
+        trains="as dora; the base's linear layers are nf4 or fp4",
+        formula="sum over targets of r * (in + out) + out",
+        source="peft 0.21 tuners/lora/{dora,bnb}.py; arXiv:2402.09353",
+        apply=_apply,
+        peft_type="LORA",
+        keys={**KEYS, "use_dora": True},
         quantization="4bit",
     ),
 ]
