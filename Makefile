@@ -61,6 +61,8 @@ test:
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m hubvram.cli.reference docs/cli.md
+	$(BIN)/python -m hubvram.guide
+	$(BIN)/python -m hubvram.accuracy.doc
 	$(BIN)/python tools/readme.py
 
 clean:

@@ -24,10 +24,15 @@ def table(groups: Sequence[tuple[str, list[Row]]], title: str) -> str:
             lines.append(f"| {name} | 0 | {len(rows)} |" + " |" * (len(COLUMNS) - 2))
             continue
         lines.append(
-            f"| {name} | {s.rows} | {s.skipped} | {s.median:.2%} | {s.p90:.2%} | {s.bias:+.2%} | {s.within_5:.0%} "
+            f"| {name} | {s.rows} | {s.skipped} | {s.median:.2%} | {s.p90:.2%} | {_signed(s.bias)} | {s.within_5:.0%} "
             f"| {s.within_10:.0%} | {s.under_5:.1%} | {s.worst:.1%} |"
         )
     return "\n".join(lines)
+
+
+def _signed(share: float) -> str:
+    text = f"{share:+.2%}"
+    return text[1:] if float(text[:-1]) == 0 else text
 
 
 def report(rows: list[Row], worst: int = 10) -> str:
