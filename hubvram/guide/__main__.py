@@ -22,10 +22,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     models_dir, readme = asked.root / "fixtures" / "models", asked.root / "README.zh.md"
     if not models_dir.is_dir():
         parser.error(f"{models_dir} is not there: run this in a checkout of hubvram, or name one with --root")
+    all_ = page.subjects(models_dir)
     try:
         pages = {
-            asked.root / "docs" / "guide.md": page.page(models_dir),
-            readme: chinese.filled(readme.read_text(encoding="utf-8"), models_dir),
+            asked.root / "docs" / "guide.md": page.page(all_),
+            readme: chinese.filled(readme.read_text(encoding="utf-8"), all_),
         }
     except HubvramError as error:
         parser.error(error.message)

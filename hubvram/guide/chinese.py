@@ -15,24 +15,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from hubvram.guide import figures
 from hubvram.guide.compare import AMP, FULL, LORA, LORA_INT8, PLAIN, QLORA, Recipe, Subject
-from hubvram.guide.page import gb, subjects
+from hubvram.guide.page import gb
 
 _BLOCK = re.compile(r"(?P<open><!-- guide:(?P<name>[\w-]+) -->\n)(?P<body>.*?)(?P<close><!-- /guide -->)", re.DOTALL)
 
 Rows = list[tuple[object, ...]]
 
 
-def filled(text: str, models_dir: Path) -> str:
+def filled(text: str, all_: Sequence[Subject]) -> str:
     """The README with its tables as they are now.
 
     Raises:
         ValueError: a block that is not known here, has no head, or is missing.
     """
-    all_ = subjects(models_dir)
     found = []
 
     def block(match: re.Match[str]) -> str:

@@ -54,9 +54,8 @@ def subjects(models_dir: Path) -> list[Subject]:
     return [Subject(model, models_dir) for model in figures.MODELS]
 
 
-def page(models_dir: Path) -> str:
+def page(all_: Sequence[Subject]) -> str:
     """The whole page."""
-    all_ = subjects(models_dir)
     by_name = {s.model.name: s for s in all_}
     seven, seventy, gptj = by_name["LLaMA 7B"], by_name["LLaMA 70B"], by_name["GPT-J 6B"]
     card = guide_cards()[3]
@@ -85,7 +84,7 @@ def page(models_dir: Path) -> str:
         _largest(seven, LORA_INT8),
         texts.SEVERAL.format(name=seventy.model.name, tokens=TOKENS),
         several_table(seventy),
-        _pickled(models_dir, gptj),
+        _pickled(gptj),
         texts.OWN,
     ]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
@@ -292,7 +291,7 @@ def several_table(s: Subject) -> str:
     return table(("recipe", "strategy", "cards", "total per card", "smallest of the guide's cards"), rows)
 
 
-def _pickled(models_dir: Path, s: Subject) -> str:
-    error = refusal(models_dir, s.model.repo_id)
+def _pickled(s: Subject) -> str:
+    error = refusal(s.models_dir, s.model.repo_id)
     lines = [f"Error: {error.message}"] + ([f"Hint: {error.hint}"] if error.hint else [])
     return texts.PICKLED.format(repo=s.model.repo_id, error="\n    ".join(lines), parameters=f"{s.parameters:,}")
