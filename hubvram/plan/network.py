@@ -181,6 +181,8 @@ class Layer:
         """Modules are set by the network."""
         self.facts = facts
         self.prefix: tuple[Tensor, Tensor] | None = None
+        self.shared: Any = None
+        """What an earlier layer made and every layer gets (position biases); held as long as the layer's call is."""
 
 
 class Network:
@@ -336,8 +338,8 @@ class Network:
                     self._layer(stack, spec.blocks[spec.order[start + i]], start + done * period + i, m)
                     for i in range(period)
                 ]
-                if stack == self.arch.decoder:
-                    for made in layers:
+                for made in layers:
+                    if stack == self.arch.decoder:
                         made.prefix = self.plan.method.prefix(g, self, m)
 
                 def body(layers: list[Layer] = layers) -> list[Tensor]:
@@ -363,17 +365,29 @@ class Network:
         """A batch of input ids."""
         return g.ids(batch.size, tokens or batch.tokens)
 
-    def embed_tokens(self, g: Ops, batch: Batch, table: str = "embed") -> Tensor:
-        """Token embeddings, with the method's virtual tokens in front where it has some."""
-        module = self._made[table]
+    def embed_tokens(self, g: Ops, batch: Batch, table: str = "embed", tokens: int | None = None) -> Tensor:
+        """Token embeddings, with the method's virtual tokens in front where it has some.
+
+        ``tokens``: how many a sample has, where it is not ``batch.tokens`` (the source of an encoder-decoder).
+        """
         self.plan.method.before_embeddings(g, self)
-        ids = self.token_ids(g, batch)
-        if module.adapter is not None:
-            x = module.adapter.forward(g, module, ids, module.params)
-        else:
-            x = g.embedding(ids, module.weight, module.spec.path)
-        del ids
+        x = self._look_up(g, batch, table, tokens)
         x = self.plan.method.on_embeddings(g, self, x)
+        return self._entering(g, x)
+
+    def embed_targets(self, g: Ops, batch: Batch, table: str = "embed") -> Tensor:
+        """Embeddings of the decoder's tokens in an encoder-decoder: virtual tokens stand before the source only."""
+        return self._entering(g, self._look_up(g, batch, table, None))
+
+    def _look_up(self, g: Ops, batch: Batch, table: str, tokens: int | None) -> Tensor:
+        module = self._made[table]
+        ids = self.token_ids(g, batch, tokens)
+        if module.adapter is not None:
+            x: Tensor = module.adapter.forward(g, module, ids, module.params)
+            return x
+        return g.embedding(ids, module.weight, module.spec.path)
+
+    def _entering(self, g: Ops, x: Tensor) -> Tensor:
         if self.plan.input_require_grads and not x.rg:
             # enable_input_require_grads: the embeddings become a leaf of their own, held with its gradient by the graph
             leaf, new, size, shape, dt = self.leaf, g.t.new, x.n * x.dt.size, x.shape, x.dt

@@ -325,13 +325,16 @@ class AttentionOps(ActivationOps):
 
         return self.apply("pad", (x,), (*shape[:-1], shape[-1] + by), dt, bw)
 
-    def efficient(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """The memory-efficient (CUTLASS) kernel: keeps q, k, v, mask, output, log-sum-exp padded to 32."""
+    def efficient(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, aligned: bool = False) -> Tensor:
+        """The memory-efficient (CUTLASS) kernel: keeps q, k, v, mask, output, log-sum-exp padded to 32.
+
+        A mask that needs a gradient (position bias) gets one of the expanded size; ``aligned``: its rows are padded.
+        """
         t = self.t
         b, h, s, d = q.shape
         sk, dv = k.shape[2], v.shape[3]
         dt = q.dt
-        if mask is not None and sk % 16:  # rows of the bias are padded to 16 elements
+        if mask is not None and sk % 16 and not aligned:  # rows of the bias are padded to 16 elements
             mask = self.ones((*mask.shape[:-1], _up(sk, 16)), mask.dt, "sdpa mask padded")
         new, rq, rk, rv = t.new, q.rg, k.rg, v.rg
         qs, ks, vs = q.shape, k.shape, v.shape
@@ -346,14 +349,18 @@ class AttentionOps(ActivationOps):
         if grouped:
             passing += [b * h * sk * d * dt.size] * 2
 
+        rm, bias = (mask.rg, b * h * s * _up(sk, 16) * dt.size) if mask is not None else (False, 0)
+
         def bw(g: Storage) -> Sequence[Storage | None]:
             dq = new(sizes[0], "efficient attention dq", qs, dt)
             dk = new(sizes[1], "efficient attention dk", ks, dt)
             dv_ = new(sizes[2], "efficient attention dv", vs, dt)
+            dm = new(bias, "efficient attention dbias", (b, h, s, sk), dt) if rm else None
             t.passing(*passing, op="efficient attention backward workspace")
-            return dq if rq else None, dk if rk else None, dv_ if rv else None
+            return dq if rq else None, dk if rk else None, dv_ if rv else None, dm
 
-        out = self.apply("efficient attention", (q, k, v), (b, h, s, dv), dt, bw, save=(q, k, v, mask))
+        inputs = (q, k, v) if mask is None else (q, k, v, mask)
+        out = self.apply("efficient attention", inputs, (b, h, s, dv), dt, bw, save=(q, k, v, mask))
         if out.rg:
             lse = t.tensor((b, h, _up(s, 32)), F32, "efficient logsumexp")
             seed = t.tensor((1,), I64, "philox seed")

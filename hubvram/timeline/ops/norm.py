@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hubvram.timeline.dtypes import F32
+from hubvram.timeline.dtypes import BF16, F16, F32
 from hubvram.timeline.ops.linear import LinearOps
 from hubvram.timeline.tracer import Storage, Tensor
 
@@ -75,6 +75,14 @@ class NormOps(LinearOps):
         src = x.dt
         y = self.rms_normalise(self.to(x, F32))
         return self.to(self.mul(y, self.add_scalar(self.to(w, F32))), src)
+
+    def rms_norm_t5(self, x: Tensor, w: Tensor) -> Tensor:
+        """T5's: only the variance is in fp32; a half weight casts the product back (modeling_t5.py)."""
+        variance = self.mean_last(self.pow(self.float(x)))
+        x = self.mul(x, self.rsqrt(self.add_scalar(variance)))
+        if w.dt in (F16, BF16):
+            x = self.to(x, w.dt)
+        return self.mul(w, x)
 
     def layer_norm(self, x: Tensor, w: Tensor | None, b: Tensor | None) -> Tensor:
         """``F.layer_norm``: keeps x and two fp32 numbers a row; backward allocates gradients of x, w, b.
