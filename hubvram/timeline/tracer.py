@@ -672,9 +672,9 @@ class Tracer:
                 leaf.grad = grad
             else:
                 # A weight used twice (tied head). A product's gradient is a transposed view of its
-                # buffer and the sum is made out of place; a cast's is plain and takes it in place.
+                # buffer and the sum is made out of place; a cast's or an earlier sum takes it in place.
                 size, (op, _, shape, dt) = self.sizes[grad.sid], self.info[grad.sid]
-                if self.info[leaf.grad.sid][0] != "to":
+                if not self.info[leaf.grad.sid][0].startswith(("to", "sum of gradients", "expand backward")):
                     leaf.grad = self.new(size, "sum of gradients of " + op, shape, dt)
         self._finish(leaf)
 

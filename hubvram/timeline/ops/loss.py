@@ -18,7 +18,9 @@ class LossOps(AttentionOps):
 
     def log_softmax(self, x: Tensor) -> Tensor:
         """Keeps its result; backward makes one tensor of the same size."""
-        x = self.upper(x)
+        return self._log_softmax(self.upper(x))
+
+    def _log_softmax(self, x: Tensor) -> Tensor:
         new, n, shape, dt = self.t.new, x.n, x.shape, x.dt
 
         def bw(g: Storage) -> Sequence[Storage | None]:
@@ -27,8 +29,11 @@ class LossOps(AttentionOps):
         return self.apply("log_softmax", (x,), shape, dt, bw, save_result=True)
 
     def cross_entropy(self, logits: Tensor) -> Tensor:
-        """``F.cross_entropy`` on (rows, classes): log_softmax, then nll_loss, whose gradient is as large again."""
-        logp = self.log_softmax(logits)
+        """``F.cross_entropy`` on (rows, classes): log_softmax, then nll_loss, whose gradient is as large again.
+
+        Autocast finds the log_softmax inside it with the logits' dtype given, and casts to fp32 for nll_loss only.
+        """
+        logp = self.upper(self._log_softmax(logits))
         new, n, shape, dt = self.t.new, logp.n, logp.shape, logp.dt
 
         def bw(g: Storage) -> Sequence[Storage | None]:
