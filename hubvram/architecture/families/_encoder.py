@@ -87,6 +87,14 @@ def classification_loss(g: Any, net: Any, logits: Any, batch: Any) -> Any:
     return g.cross_entropy(logits)
 
 
+def seq2seq_loss(g: Any, net: Any, logits: Any, batch: Any) -> Any:
+    """``CrossEntropyLoss`` over every target token, on the logits as they are."""
+    if not net.plan.training:
+        return logits
+    net.inputs.append(g.ids(batch.size, batch.tokens))
+    return g.cross_entropy(logits.view(-1, logits.shape[-1]))
+
+
 def embed(g: Any, net: Any, batch: Any, dropout: float, *, from_ids: bool) -> Any:
     """BERT's embeddings: words + token types + positions, LayerNorm, dropout.
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from hubvram.timeline.dtypes import BOOL, F32, I64, DType
+from hubvram.timeline.dtypes import BF16, BOOL, F16, F32, I64, DType
 from hubvram.timeline.ops.attention import Mask
 from hubvram.timeline.ops.quantized import QuantizedOps
-from hubvram.timeline.tracer import Storage, Tensor
+from hubvram.timeline.tracer import Param, Storage, Tensor
 
 
 class PositionOps(QuantizedOps):
@@ -44,6 +44,14 @@ class PositionOps(QuantizedOps):
         del allowed
         return mask
 
+    def cross_mask(self, batch: int, queries: int, keys: int, dt: DType, padding: bool) -> Mask | None:
+        """The mask of cross attention: needed only where the source is padded."""
+        if not padding or self.attn == "flash_attention_2":
+            return None
+        if self.attn == "eager":
+            return self.float_mask(batch, queries, keys, dt, padding)
+        return Mask(self.ones((batch, 1, queries, keys), BOOL, "cross attention mask"))
+
     def window_mask(self, batch: int, tokens: int, dt: DType, padding: bool, window: int) -> Mask | None:
         """``create_bidirectional_sliding_window_mask``: needed as soon as the sequence reaches the window.
 
@@ -64,6 +72,88 @@ class PositionOps(QuantizedOps):
             return (g,)
 
         return self.apply("sum", (x,), (x.shape[0], x.shape[2]), x.dt, bw)
+
+    # ---- attention with a position bias ----------------------------------
+
+    def attention_biased(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        bias: Tensor,
+        mask: Mask | None,
+        *,
+        causal: bool,
+        dropout: float,
+        strided: bool = True,
+    ) -> Tensor:
+        """Attention whose scores get a bias (1, heads, queries, keys); returns (batch, tokens, width).
+
+        ``strided``: the bias is a permuted view of a look-up, which sdpa wants contiguous.
+
+        ``integrations/sdpa_attention.py`` create_position_bias_mask makes it the
+        kernel's float mask, joined with the causal or the padding mask; the bias
+        needs a gradient, so the kernel returns one for every sample.
+        """
+        b, h, s, d = q.shape
+        sk = k.shape[2]
+        q, k, v = self.lower(q), self.lower(k), self.lower(v)
+        if self.attn == "eager":
+            if b > 1:
+                q, k = self.clone(q, "matmul reshape"), self.clone(k, "matmul reshape")
+            w = self.scale(self.matmul(q, k, (b, h, s, sk), "attention scores"), "scores scale")
+            w = self.add(w, bias)
+            if mask is not None:
+                w = self.add(w, mask.tensor)
+            w = self.dropout(self.softmax(w, None), dropout)
+            if b > 1:
+                v = self.clone(v, "matmul reshape")
+            out = self.matmul(w, v, (b, h, s, v.shape[-1]), "attention output")
+            return self.clone(out).view(b, s, h * v.shape[-1])
+        dense = self.lower(self._bias_mask(bias, mask, s, sk, causal=causal, strided=strided))
+        half = q.dt in (F16, BF16)
+        align = 8 if half else 4
+        if (half and q.dt is not F16 and self.sm < 80) or d % align:
+            out = self.sdpa_math(q, k, v, dense, causal=False, dropout=dropout if self.training else 0.0)
+            return self.clone(out).view(b, s, h * v.shape[-1])
+        if sk % 16:
+            dense = self.rearranged(dense, (*dense.shape[:-1], (sk + 15) // 16 * 16), "sdpa mask padded")
+        whole = (b, h, s, dense.shape[-1])
+        return self.efficient(q, k, v, self.expand_view(dense, whole), aligned=True).view(b, s, h * v.shape[-1])
+
+    def _bias_mask(
+        self, bias: Tensor, mask: Mask | None, queries: int, keys: int, *, causal: bool, strided: bool
+    ) -> Tensor:
+        if mask is not None:
+            bias = self.where(mask.tensor, bias, (mask.tensor.shape[0], *bias.shape[1:]))
+        elif causal:
+            allowed = self.bools((1, 1, queries, keys), "causal mask of the bias")
+            bias = self.where(allowed, bias, bias.shape)
+        return self.clone(bias) if strided else bias
+
+    def where(self, condition: Tensor, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """``torch.where(condition, x, number)``: keeps the condition; backward fills and sums over what was expanded."""
+        new, n, dt, small = self.t.new, x.n, x.dt, x.shape
+        whole = prod(shape)
+
+        def bw(g: Storage) -> Sequence[Storage | None]:
+            filled = new(whole * dt.size, "where backward", shape, dt)
+            if whole == n:
+                return (filled,)
+            out = new(n * dt.size, "where backward (sum)", small, dt)
+            del filled
+            return (out,)
+
+        return self.apply("where", (x,), shape, dt, bw, save=(condition,))
+
+    def expand_view(self, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """``x.expand(shape)``: a view; backward sums over what was expanded."""
+        whole = prod(shape)
+        if whole == x.n or not self.t.wants_grad(x):
+            return Tensor(x.st, shape, whole, x.dt, x.rg, x.node)
+        new, n, dt, small = self.t.new, x.n, x.dt, x.shape
+        node = self.t.node(lambda g: (new(n * dt.size, "expand backward", small, dt),), (x,))
+        return Tensor(x.st, shape, whole, dt, True, node)
 
     def add_(self, x: Tensor, y: Tensor) -> Tensor:
         """``x += y`` (y of x's shape or broadcast): no new tensor; the gradient goes to both."""
@@ -114,6 +204,17 @@ class PositionOps(QuantizedOps):
         values = self.embedding(buckets, table, "relative attention bias")
         del buckets
         return self.spread(values, (batch, heads, queries, keys))
+
+    def bias_table(self, table: Tensor, queries: int, keys: int, heads: int) -> Tensor:
+        """T5's ``compute_bias``: the look-up as a permuted view (1, heads, queries, keys)."""
+        buckets = self.ones((queries, keys), I64, "relative position buckets")
+        return self.embedding(buckets, table, "relative attention bias").view(1, heads, queries, keys)
+
+    def leaf(self, shape: tuple[int, ...], dt: DType, op: str) -> Tensor:
+        """A constant that is made to require a gradient; the gradient is kept in its ``.grad``."""
+        made = Param(op, shape, dt, True)
+        made.st = self.t.new(made.n * dt.size, op, shape, dt)
+        return made
 
     def spread(self, x: Tensor, shape: tuple[int, ...], op: str = "contiguous") -> Tensor:
         """``x.permute(...).expand(shape).contiguous()``: a copy; backward sums over what was expanded."""
