@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from hubvram.plan.optimizers import adafactor
 from hubvram.plan.optimizers.base import Optimizer, Scratch, States, Step, Trained, sequence
 from hubvram.plan.optimizers.bitsandbytes import CODES, bits_8
-from hubvram.timeline.dtypes import F32
+from hubvram.timeline.dtypes import F32, DType
 from hubvram.timeline.tracer import Storage
 
 RANK = 128
@@ -51,14 +51,33 @@ def _low(p: Trained, rank: int) -> Trained:
     return Trained(p.name + " (projected)", shape, p.dtype, p.count)
 
 
-def projected(rank: int, targets: Targets, inner: States) -> States:
-    """States of the projected gradient and the projection; of the whole parameter where it is no target."""
+def projected(rank: int, targets: Targets, inner: States, *, svd: DType | None = None) -> States:
+    """States of the projected gradient and the projection; of the whole parameter where it is no target.
+
+    An SVD of an fp32 gradient is not cast: the projection is a view and keeps the whole factor alive.
+    ``svd`` is the dtype of the decomposed gradient where it is not the parameter's.
+    """
 
     def states(p: Trained) -> Sequence[int]:
         if not targets(p):
             return inner(p)
         _, projection = low_shape(p, rank)
-        return (*inner(_low(p, rank)), projection * p.dtype.size)
+        size = projection * p.dtype.size
+        if (svd or p.dtype) is F32:
+            size = min(p.shape) ** 2 * F32.size
+        return (*inner(_low(p, rank)), size)
+
+    return states
+
+
+def random_projected(rank: int, targets: Targets) -> States:
+    """The same with a random projection, and the norm of the last scaled gradient."""
+
+    def states(p: Trained) -> Sequence[int]:
+        if not targets(p):
+            return adam_states(p)
+        _, projection = low_shape(p, rank)
+        return (*adam_states(_low(p, rank)), projection * p.dtype.size, p.dtype.size)
 
     return states
 
@@ -77,7 +96,7 @@ def _svd(m: Scratch, p: Trained) -> None:
     vh = m.tensor(k * columns, F32, f"V of {p.name}")
     copy = m.like(p, "copy for the decomposition", F32)
     v = m.tensor(k * columns, F32, f"transposed V of {p.name}")
-    del copy, v, matrix, u, vh
+    del copy, v, u, vh, matrix
 
 
 def galore_adamw(rank: int, targets: Targets) -> Step:
@@ -157,11 +176,6 @@ def galore_adafactor(rank: int, targets: Targets) -> Step:
     return step
 
 
-def adafactor_states(p: Trained) -> Sequence[int]:
-    """Adafactor's rows and columns, in fp32 as the gradient is by then."""
-    return adafactor.states(p)
-
-
 def apollo_adamw(rank: int, targets: Targets) -> Step:
     """The whole gradient is scaled by factors found in the projection."""
 
@@ -207,12 +221,12 @@ def galore(
     inner, step, shared = {
         "adamw": (adam_states, galore_adamw, ()),
         "adamw_8bit": (adam_8bit_states, galore_adamw_8bit, (CODES, CODES)),
-        "adafactor": (adafactor_states, galore_adafactor, ()),
+        "adafactor": (adafactor.states, galore_adafactor, ()),
     }[kind]
     rest = {"adamw": "2 states", "adamw_8bit": "2 x 1 byte + absmax", "adafactor": "rows and columns"}[kind]
     return Optimizer(
         f"galore_{kind}" + ("_layerwise" if layerwise else ""),
-        projected(rank, targets, inner),
+        projected(rank, targets, inner, svd=F32 if kind == "adafactor" else None),
         PROJECTED.format(rank=rank, rest=rest),
         GALORE,
         step=step(rank, targets),
@@ -226,17 +240,13 @@ def apollo(*, rank: int = RANK, layerwise: bool = False, targets: Targets = line
     """An APOLLO optimizer (rank 1: APOLLO-Mini)."""
     return Optimizer(
         "apollo_adamw" + ("_layerwise" if layerwise else ""),
-        projected(rank, targets, _apollo_states(targets)),
+        random_projected(rank, targets),
         PROJECTED.format(rank=rank, rest="2 states"),
         APOLLO,
         step=apollo_adamw(rank, targets),
         in_backward=layerwise,
         notes="attention and MLP are projected" + ("; gradients are dropped as they arrive" if layerwise else ""),
     )
-
-
-def _apollo_states(targets: Targets) -> States:
-    return adam_states
 
 
 OPTIMIZERS = (

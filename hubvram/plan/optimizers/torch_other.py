@@ -17,7 +17,7 @@ from hubvram.plan.optimizers.base import (
     no_states,
     sequence,
 )
-from hubvram.timeline.dtypes import BF16
+from hubvram.timeline.dtypes import BF16, BOOL
 from hubvram.timeline.tracer import Storage
 
 
@@ -45,6 +45,16 @@ def _newton_schulz(m: Scratch, p: Trained, given: list[Storage | None]) -> Stora
         ortho = m.like(p, "orthogonalised update", BF16)
     del gram, update
     return ortho
+
+
+def rprop(m: Scratch, params: Sequence[Trained]) -> None:
+    """Signs of all parameters; each is then replaced through a mask and a copy."""
+    signs = m.each(params, "foreach sign")
+    for p in sequence(params):
+        mask = m.like(p, "mask", BOOL)
+        factor = m.like(p, "step factor")
+        del mask, factor
+    del signs
 
 
 def _split(params: Sequence[Trained]) -> tuple[list[Trained], list[Trained]]:
@@ -90,16 +100,16 @@ OPTIMIZERS = (
     Optimizer(
         "asgd",
         like_parameter(1, 4, 4, 4),
-        "1 state in the parameter's dtype; at the step two more tensors per parameter (foreach)",
+        "1 state in the parameter's dtype; at the step one more tensor per parameter (foreach)",
         "torch 2.13 optim/asgd.py _multi_tensor_asgd (step, eta and mu are on the GPU)",
-        step=foreach("foreach gradient", "foreach intermediate"),
+        step=foreach("foreach intermediate"),
     ),
     Optimizer(
         "rprop",
         like_parameter(2),
-        "2 states in the parameter's dtype; at the step two more tensors per parameter (foreach)",
+        "2 states in the parameter's dtype; at the step one more tensor per parameter (foreach) and two of the largest",
         "torch 2.13 optim/rprop.py _multi_tensor_rprop",
-        step=foreach("foreach sign", "foreach gradient"),
+        step=rprop,
     ),
     Optimizer(
         "muon",
