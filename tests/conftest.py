@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "hub")]  # test folders are no packages
 
@@ -17,6 +18,10 @@ from locations import FIXTURES, SHARED_MODELS, NetworkForbiddenError  # noqa: E4
 
 if TYPE_CHECKING:
     from fakehub import FakeHub
+
+# A machine with other work to do is slow without the code being at fault.
+settings.register_profile("hubvram", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("hubvram")
 
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _CLEARED = ("HF_", "HUGGING", "TRANSFORMERS_", "HUBVRAM_", "NO_COLOR", "FORCE_COLOR", "CLICOLOR")
