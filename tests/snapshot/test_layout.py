@@ -142,11 +142,11 @@ def test_an_adapter_and_a_pipeline() -> None:
 @pytest.mark.parametrize(
     ("paths", "words"),
     [
-        (["consolidated.safetensors"], ["'consolidated.safetensors'"]),
-        (["weights/a.safetensors", "odd.safetensors"], ["'odd.safetensors'", "'weights/a.safetensors'"]),
-        (["pytorch_model.bin", "training_args.bin"], ["'pytorch_model.bin'", "--allow-conversion-pr"]),
-        (["original/consolidated.00.pth"], ["'original/consolidated.00.pth'"]),
-        (["m.Q4.gguf", "config.json"], ["GGUF", "base model"]),
+        (["a.safetensors", "b.safetensors"], ["'a.safetensors'", "'b.safetensors'", "--file a.safetensors"]),
+        (["weights/a.safetensors"], ["'weights/a.safetensors'", "--file weights/a.safetensors"]),
+        (["x/model.safetensors", "y/model.safetensors"], ["'x/model.safetensors'", "--file x/model.safetensors"]),
+        (["original/consolidated.00.pth"], ["'original/consolidated.00.pth'", "--file original/consolidated.00.pth"]),
+        (["a.ckpt", "b.pt", "optimizer.pt"], ["'a.ckpt', 'b.pt'", "--file a.ckpt"]),
         (["tf_model.h5", "flax_model.msgpack"], ["TensorFlow", "Flax"]),
         (["training_args.bin", "README.md"], ["no weights at all"]),
         ([], ["no weights at all"]),
