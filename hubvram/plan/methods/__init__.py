@@ -32,6 +32,7 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "orthogonal": ("oft", "boft", "hra"),
     "spectral": ("fourierft",),
     "blocks": ("miss", "bone", "gralora", "delora", "randlora"),
+    "shared_bases": ("vblora", "unilora", "tinylora", "lily", "frod"),
     "decomposed": ("psoft", "osf", "adamss", "deft", "hira", "glora"),
 }
 """Module -> names of its methods, in the order of the table."""

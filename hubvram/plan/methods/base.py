@@ -70,12 +70,18 @@ class MethodPlan:
     not_counted: tuple[str, ...] = ()
     optimizer: Optimizer | None = None
     """The optimizer that belongs to the method, in the place of the one asked for."""
+    arch: Architecture | None = None
+    """The architecture where the method changes it (added layers)."""
     no_checkpointing: str | None = None
     """Why the method runs without gradient checkpointing even where it is asked for."""
 
     def trains(self, path: str, module: Module, part: str) -> bool:
         """Whether the base model's parameter at ``path`` (ending in ``part``) is trained."""
         return False
+
+    def stores(self, path: str, module: Module) -> str | None:
+        """Format (`quantized.FORMATS`) in which the method itself holds a weight that it trains; None: the base's dtype."""
+        return None
 
     def copies(self, path: str, module: Module, layer: int | None) -> bool:
         """Whether a trained copy of the module runs in its place; the original stays in memory, frozen."""
@@ -134,6 +140,10 @@ class Context:
     """How the base's linear layers are quantised: None, ``4bit``, ``8bit``, ``gptq``."""
     notes: list[str] = field(default_factory=list)
     """What the method had to assume; said beside its figures."""
+    optimizer: Optimizer | None = None
+    """The optimizer asked for."""
+    layerwise: bool = True
+    """Whether weights may be updated during backward: one GPU, no gradient accumulation."""
 
 
 @dataclass(frozen=True, slots=True)

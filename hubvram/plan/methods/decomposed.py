@@ -301,6 +301,18 @@ class GloraPlan(TunerPlan):
                 shapes += [(f"glora_{n}.X", (out,) if self.de == "vector" else (1,)) for n in "DE"]
         return shapes
 
+    def frozen(self, path: str, module: Linear) -> Sequence[tuple[str, Shape, DType]]:
+        """Zeros that stand for the absent parts, in the base's dtype."""
+        dt = self.ctx.base_dtype
+        out: list[tuple[str, Shape, DType]] = []
+        if self.ab not in ("lora", "vector", "constant"):
+            out += [(n, (module.out_features, module.in_features), dt) for n in ("A.zeros", "B.zeros")]
+        if not module.bias or self.c not in ("lora", "vector"):
+            out.append(("C.zeros", (module.in_features, 1), dt))
+        if not module.bias or self.de not in ("vector", "constant"):
+            out += [(n, (module.out_features,), dt) for n in ("D.zeros", "E.zeros")]
+        return out
+
     def run(self, path: str, module: Linear) -> Forward:
         """A second product with the changed weight, then minus the base's own."""
         names = [n for n, _ in self.shapes(path, module)]
