@@ -307,17 +307,22 @@ class Network:
         self,
         g: Ops,
         stack: str,
-        layer: Callable[[Any, Tensor], Tensor],
+        layer: Callable[[Any, Tensor], Tensor] | Sequence[Callable[[Any, Tensor], Tensor]],
         x: Tensor,
         *,
         last_apart: bool = False,
+        first_apart: bool = False,
     ) -> Tensor:
         """Run a stack: ``x = layer(m, x)`` for each layer, equal runs of layers traced once.
+
+        ``layer`` may be one function for each kind of block: a checkpointed layer holds
+        its function, and with it the masks and tables of its own kind only.
 
         The first layer is traced apart when its input needs no gradient and its
         output does: it keeps less than the others. ``last_apart``: so is the last
         one, where layers share an input with a gradient (encoder states, position
-        bias): its backward makes the buffer into which the others add.
+        bias): its backward makes the buffer into which the others add. ``first_apart``: the
+        first layer's input has another dtype than its output.
         """
         plan = self.plan
         t = g.t
@@ -331,6 +336,7 @@ class Network:
             while done < times:
                 before = cell[0].rg
                 alone = done == 0 and times > 1 and not before and plan.trains_anything
+                alone = alone or (first_apart and done == 0 and start == 0 and times > 1)
                 m = 1 if alone else times - done
                 if last_apart and m > 1 and start + period * times == end:
                     m -= 1
@@ -343,11 +349,12 @@ class Network:
                         made.prefix = self.plan.method.prefix(g, self, m)
 
                 def body(layers: list[Layer] = layers) -> list[Tensor]:
-                    for made in layers:
+                    for i, made in enumerate(layers):
+                        fn = layer if callable(layer) else layer[spec.order[start + i]]
                         if checkpointed:
-                            cell[0] = t.checkpoint(layer, made, cell[0])
+                            cell[0] = t.checkpoint(fn, made, cell[0])
                         else:
-                            cell[0] = layer(made, cell[0])
+                            cell[0] = fn(made, cell[0])
                     return cell
 
                 if m == 1:

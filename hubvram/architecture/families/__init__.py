@@ -48,6 +48,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "moe": ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "glm4_moe", "dots1", "phimoe"),
     "deepseek": ("deepseek_v2", "deepseek_v3"),
     "gpt_oss": ("gpt_oss",),
+    "mamba": ("mamba", "falcon_mamba"),
     "gpt2": ("gpt2",),
     "gptj": ("gptj",),
     "gpt_neox": ("gpt_neox",),
