@@ -208,18 +208,21 @@ class Subject:
         )
 
 
-def refusal(models_dir: Path, repo_id: str) -> NoSafetensorsError:
-    """What hubvram says of a repo whose main branch has no safetensors.
+def main_branch(models_dir: Path, repo_id: str) -> str | NoSafetensorsError:
+    """What hubvram reads on the main branch of a repo without safetensors: a pickle's path, or the error it raises.
 
     Raises:
-        ValueError: it has.
+        ValueError: the repo has safetensors.
     """
     meta = json.loads((models_dir / repo_id / "meta.json").read_text(encoding="utf-8"))
     try:
-        choose([ListedFile(s["rfilename"], s["size"]) for s in meta["siblings"]], repo_id)
+        component = choose([ListedFile(s["rfilename"], s["size"]) for s in meta["siblings"]], repo_id).components[0]
     except NoSafetensorsError as error:
         return error
-    raise ValueError(f"{repo_id} has safetensors on its main branch")
+    path = component.single or component.index or ""
+    if ".safetensors" in path:
+        raise ValueError(f"{repo_id} has safetensors on its main branch")
+    return path
 
 
 def deviation(total_bytes: int, figure: Figure) -> str:

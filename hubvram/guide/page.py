@@ -25,7 +25,7 @@ from hubvram.guide.compare import (
     Recipe,
     Subject,
     deviation,
-    refusal,
+    main_branch,
 )
 
 _TITLES = {"full": "full, FP16", "lora": "LoRA, FP16", "qlora": "QLoRA, 4-bit"}
@@ -292,6 +292,10 @@ def several_table(s: Subject) -> str:
 
 
 def _pickled(s: Subject) -> str:
-    error = refusal(s.models_dir, s.model.repo_id)
-    lines = [f"Error: {error.message}"] + ([f"Hint: {error.hint}"] if error.hint else [])
-    return texts.PICKLED.format(repo=s.model.repo_id, error="\n    ".join(lines), parameters=f"{s.parameters:,}")
+    found = main_branch(s.models_dir, s.model.repo_id)
+    if isinstance(found, str):
+        answer = texts.PICKLE_READ.format(path=found)
+    else:
+        lines = [f"Error: {found.message}"] + ([f"Hint: {found.hint}"] if found.hint else [])
+        answer = texts.PICKLE_REFUSED.format(error="\n    ".join(lines))
+    return texts.PICKLED.format(repo=s.model.repo_id, answer=answer.strip("\n"), parameters=f"{s.parameters:,}")

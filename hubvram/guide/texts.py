@@ -86,16 +86,24 @@ divided. ZeRO-3 stands for AMP: DeepSpeed keeps FP32 weights beside the FP16 one
 PICKLED = """
 ## GPT-J and repos without safetensors
 
-`{repo}` publishes no safetensors on its main branch. Asked for it, hubvram says:
+`{repo}` publishes no safetensors on its main branch. {answer}
 
-    {error}
-
-The Hub's conversion bot has an open pull request with the same weights as safetensors. hubvram takes it where the
-user allows it, and only the bot's:
+The Hub's conversion bot has an open pull request with the same weights as safetensors. hubvram takes its headers where
+the user allows it, and only the bot's:
 
     hubvram {repo} --allow-conversion-pr
 
 The rows above are from the headers of that pull request ({parameters} parameters).
+"""
+
+PICKLE_REFUSED = """
+Asked for it, hubvram says:
+
+    {error}
+"""
+
+PICKLE_READ = """
+What it has is a PyTorch pickle, `{path}`: hubvram reads the list of tensors in it and never unpickles it.
 """
 
 OWN = """

@@ -28,7 +28,7 @@ from hubvram.guide.compare import (
     SHORT,
     Subject,
     deviation,
-    refusal,
+    main_branch,
 )
 
 if TYPE_CHECKING:
@@ -204,26 +204,27 @@ def test_the_commands_on_the_page_are_commands() -> None:
 def test_gpt_j_without_and_with_its_conversion(
     fake_hub: FakeHub, tmp_path: Path, subjects: dict[str, Subject], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The error on the page is the one users get, and the conversion's figures are the ones they get."""
+    """What the page says of the main branch is what users get, and so are the figures of the conversion."""
     from click.testing import CliRunner
 
-    told = refusal(MODELS, "EleutherAI/gpt-j-6b")
-    assert f"    Error: {told.message}\n    Hint: {told.hint}" in PAGE
+    told = main_branch(MODELS, "EleutherAI/gpt-j-6b")
     monkeypatch.setenv("HF_ENDPOINT", fake_hub.url)
     monkeypatch.setenv("HUBVRAM_DB", str(tmp_path / "cache.db"))
-    with pytest.raises(NoSafetensorsError) as refused:
-        hubvram.estimate("EleutherAI/gpt-j-6b")
-    assert (refused.value.message, refused.value.hint) == (told.message, told.hint)
+    if isinstance(told, str):
+        assert f"a PyTorch pickle, `{told}`" in PAGE
+    else:
+        assert f"    Error: {told.message}\n    Hint: {told.hint}" in PAGE
+        with pytest.raises(NoSafetensorsError, match=re.escape(told.message)):
+            hubvram.estimate("EleutherAI/gpt-j-6b")
     words = ["EleutherAI/gpt-j-6b", "-m", "lora", "--dtype", "float16", "--format", "json"]
     allowed = CliRunner().invoke(cli, [*words, "--allow-conversion-pr", "-q"])
     assert allowed.exit_code == 0, allowed.output
     assert f'"total_bytes": {subjects["GPT-J 6B"].total(LORA)}' in allowed.output
 
 
-def test_a_repo_with_safetensors_has_no_refusal() -> None:
+def test_a_repo_with_safetensors_has_no_place_in_that_section() -> None:
     with pytest.raises(ValueError, match="has safetensors"):
-        refusal(MODELS, "mistralai/Mistral-7B-v0.1")
-    assert isinstance(refusal(MODELS, "EleutherAI/gpt-j-6b"), NoSafetensorsError)
+        main_branch(MODELS, "mistralai/Mistral-7B-v0.1")
 
 
 def test_check_finds_a_changed_digit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
