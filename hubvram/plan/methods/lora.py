@@ -85,6 +85,9 @@ class LoraPlan(MethodPlan):
         """A (r x in) and B (out x r)."""
         if not self.chosen(path, module) or not self.layers(path, layer):
             return None
+        leaf = path.rsplit(".", 1)[-1]
+        if leaf in self.ctx.arch.facts.get("peft_refuses", ()):
+            raise Skip(f"PEFT's LoRA refuses {leaf} on {self.ctx.arch.model_type}: leave it out of target_modules.")
         r = rank_of(self.config, path)
         return lora_variants.adapter(self.variant, self, path, module, r)
 
