@@ -171,7 +171,7 @@ setting_options: Decorator[Any] = _stack(
         multiple=True,
         metavar="NAME",
         shell_complete=_complete_method,
-        help="Method of `hubvram methods`; repeatable. Default: every one.",
+        help="Method of `hubvram methods`; repeatable. Default: every one (in tables the usual ones).",
     ),
     _flag("--batch-size", type=int, metavar="N", help="Samples per device and step. Default: 1."),
     _flag("--seq-len", type=int, metavar="N", help="Tokens per sample. Default: 2048, cut to the model's maximum."),

@@ -56,6 +56,8 @@ class View:
     rule_of_thumb: bool = False
     per_gpu: bool = False
     """Cards were asked for by name: a column for each instead of the smallest that fits."""
+    more_methods: int = 0
+    """How many methods were left out for brevity; a line says so."""
 
 
 def rule_of_thumb(parameters: int) -> int:
@@ -210,6 +212,8 @@ def _notes(report: Report, view: View) -> tuple[str, ...]:
             why = estimate.reason or "lower bound"
             missing = f" Not counted: {'; '.join(estimate.not_counted)}." if estimate.not_counted else ""
             notes.append(f"* {estimate.method}: {why.rstrip('.')}.{missing}")
+    if view.more_methods:
+        notes.append(f"{view.more_methods} more methods: --all shows them, -m NAME one of them.")
     skipped = [estimate for estimate in report.estimates if estimate.status == "skipped"]
     notes += [f"Skipped {estimate.method}: {estimate.reason}" for estimate in skipped]
     return tuple(notes)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import hubvram
+from hubvram.cli.commands.estimate import SHOWN
 from hubvram.errors import OfflineError, SettingError
 from hubvram.plan.methods import names
 from hubvram.sources.loopback import Content
@@ -97,6 +98,22 @@ def test_the_table_names_everything_in_ten_seconds(run: Run) -> None:
     assert "Smallest card" in result.out
     for method in ("full", "lora"):
         assert any(line.startswith(method) for line in result.out.splitlines())
+
+
+def test_a_table_shows_the_usual_methods_and_says_what_more_there_is(run: Run) -> None:
+    assert set(SHOWN) <= set(names())
+    usual = run(SMALL)
+    listed = [name for name in names() if f"\n{name} " in usual.out or f"\n{name}* " in usual.out]
+    skipped = [name for name in names() if f"Skipped {name}: " in usual.out]
+    assert set(listed) | set(skipped) == set(SHOWN)
+    more = len(names()) - len(SHOWN)
+    assert f"{more} more methods: --all shows them" in usual.out
+    everything = run(SMALL, "--all")
+    assert "more methods" not in everything.out
+    for name in names():
+        assert (
+            f"\n{name} " in everything.out or f"\n{name}* " in everything.out or f"Skipped {name}: " in everything.out
+        )
 
 
 def test_the_second_run_asks_nobody(run: Run, fake_hub: FakeHub) -> None:

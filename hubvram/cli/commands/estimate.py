@@ -22,6 +22,22 @@ from hubvram.cli.output import Output
 from hubvram.errors import HubvramError, RepoNotFoundError
 from hubvram.report.page import Page
 
+SHOWN = (
+    "full",
+    "freeze",
+    "lora",
+    "lora_int8",
+    "qlora",
+    "dora",
+    "prefix_tuning",
+    "prompt_tuning",
+    "p_tuning",
+    "p_tuning_v2",
+    "adapter",
+    "inference",
+)
+"""What a table shows where no method is named: the seed guide's methods and two that people ask for. Data have all."""
+
 
 @click.command(context_settings=CONTEXT)
 @click.argument("repos", nargs=-1, required=True, metavar="REPO...")
@@ -29,6 +45,7 @@ from hubvram.report.page import Page
 @gpu_option
 @revision_option
 @hub_options
+@click.option("--all", "all_", is_flag=True, help="Every method in the table, not the usual ones only.")
 @click.option("--explain", is_flag=True, help="Take every figure apart: what is alive at the peak, and why.")
 @click.option("--rule-of-thumb", is_flag=True, help="Add the guide's figure: parameters in billions x 2 x 2 GB.")
 @output_options
@@ -40,12 +57,20 @@ def estimate(ctx: click.Context, /, repos: tuple[str, ...], output: Output, **op
     """
     from hubvram.client import Client
     from hubvram.gpus import resolve
+    from hubvram.plan.methods import names
     from hubvram.report.estimates import View, error_page, report_page
 
     settings, methods = take_settings(options)
+    more = 0
+    if not options.pop("all_") and methods is None and output.format in ("table", "markdown"):
+        known = names()
+        methods = tuple(name for name in known if name in SHOWN)
+        more = len(known) - len(methods)
     gpus = options.pop("gpus")
     cards = resolve(gpus)
-    view = View(output.unit, options.pop("explain"), options.pop("rule_of_thumb"), per_gpu=0 < len(gpus) <= 3)
+    view = View(
+        output.unit, options.pop("explain"), options.pop("rule_of_thumb"), per_gpu=0 < len(gpus) <= 3, more_methods=more
+    )
     hub = HubOptions(options, output)
     many = len(repos) > 1
 
