@@ -85,8 +85,14 @@ class Plan:
         peft = method.config(settings.peft)
         autocast_adapters = bool(peft.get("autocast_adapter_dtype", True))
         adapter = F32 if autocast_adapters and is_half(base_dtype) else base_dtype
-        context = Context(arch, base_dtype, peft, quant, self.checkpointing, adapter, stack.transformers, self.packed)
+        alone = settings.gradient_accumulation_steps == 1 and settings.num_gpus == 1
+        context = Context(
+            arch, base_dtype, peft, quant, self.checkpointing, adapter, stack.transformers, self.packed,
+            optimizer=optimizer, layerwise=alone,
+        )
         self.method: MethodPlan = method.apply(context)
+        if self.method.arch is not None:
+            self.arch = self.method.arch
         self.notes = context.notes
         """What was assumed or done otherwise than asked, one sentence each."""
         if self.method.no_checkpointing and self.checkpointing:
@@ -95,7 +101,7 @@ class Plan:
         if self.method.optimizer is not None:
             self.optimizer = self.method.optimizer
             self.notes.append(f"optimizer {self.optimizer.name}, which belongs to the method")
-        if self.optimizer.in_backward and (settings.gradient_accumulation_steps > 1 or settings.num_gpus > 1):
+        if self.optimizer.in_backward and not alone:
             raise Skip(
                 f"{self.optimizer.name} updates weights during backward: one GPU and no gradient accumulation."
             )

@@ -88,7 +88,12 @@ def trace(plan: Plan, *, explain: bool = False, sm: int = 80) -> tuple[Tracer, N
     t.phase("backward")
     if plan.sharding.keeps_inputs(plan.trainable_parameters() >= plan.arch.total_parameters()):
         t.lingering = []
+    updates = Updates(plan, t) if plan.optimizer.in_backward else None
+    if updates is not None:
+        t.on_gradient = updates.arrived
     t.backward(loss)
+    if updates is not None:
+        updates.finish()
     t.lingering = None
     del loss, gathered
     t.phase("optimizer")

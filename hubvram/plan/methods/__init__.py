@@ -34,6 +34,9 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "blocks": ("miss", "bone", "gralora", "delora", "randlora"),
     "shared_bases": ("vblora", "unilora", "tinylora", "lily", "frod"),
     "decomposed": ("psoft", "osf", "adamss", "deft", "hira", "glora"),
+    "relora": ("relora",),
+    "whole": ("galore", "q_galore", "apollo", "apollo_mini", "lomo", "adalomo"),
+    "partial": ("lisa", "badam", "spectrum", "llama_pro"),
 }
 """Module -> names of its methods, in the order of the table."""
 

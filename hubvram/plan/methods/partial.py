@@ -37,7 +37,7 @@ class LayersPlan(MethodPlan):
 
     def __init__(self, ctx: Context, chosen: frozenset[int], *, outside: bool = False) -> None:
         """``outside``: also everything that is not in the decoder's layers."""
-        self.prefix = decoder(ctx.arch).prefix + "."
+        self.inside = decoder(ctx.arch).prefix + "."
         self.chosen = chosen
         self.outside = outside
 
@@ -45,13 +45,13 @@ class LayersPlan(MethodPlan):
         """All of the chosen layers."""
         if isinstance(module, Weight) and module.buffer:
             return False
-        if not path.startswith(self.prefix):
+        if not path.startswith(self.inside):
             return self.outside
-        return int(path[len(self.prefix) :].split(".", 1)[0]) in self.chosen
+        return int(path[len(self.inside) :].split(".", 1)[0]) in self.chosen
 
     def layer_key(self, path: str, layer: int) -> bool:
         """Chosen or not."""
-        return path.startswith(self.prefix) and layer in self.chosen
+        return path.startswith(self.inside) and layer in self.chosen
 
 
 def _lisa(ctx: Context) -> MethodPlan:
@@ -94,23 +94,23 @@ class SpectrumPlan(MethodPlan):
         k = int(n * share)
         if k == 0:
             raise Skip(f"Spectrum would train int({n} x {share:g}) = 0 modules of each kind.")
-        self.prefix = stack.prefix + "."
+        self.inside = stack.prefix + "."
         self.chosen = frozenset((i * n + n - 1) // k for i in range(k))
         self.tied = {ctx.arch.modules[name].path for name in ctx.arch.tied}
 
     def trains(self, path: str, module: Module, part: str) -> bool:
         """Weights of the chosen modules."""
-        if path.startswith(self.prefix):
+        if path.startswith(self.inside):
             if isinstance(module, Weight) and module.buffer:
                 return False
-            return int(path[len(self.prefix) :].split(".", 1)[0]) in self.chosen
+            return int(path[len(self.inside) :].split(".", 1)[0]) in self.chosen
         return part == "weight" and (
             isinstance(module, Embedding) or (isinstance(module, Linear) and module.role == "head")
         )
 
     def layer_key(self, path: str, layer: int) -> bool:
         """Chosen or not."""
-        return path.startswith(self.prefix) and layer in self.chosen
+        return path.startswith(self.inside) and layer in self.chosen
 
 
 class LlamaProPlan(LayersPlan):

@@ -23,6 +23,7 @@ METHODS = [
         formula="r x (in + out) per target (between two merges)",
         source="axolotl monkeypatch/relora.py on peft 0.21; arXiv:2307.05695",
         apply=_apply,
+        peft_type="LORA",
         keys={**KEYS, "relora_steps": 150, "relora_warmup_steps": 10, "relora_cpu_offload": False},
     ),
 ]

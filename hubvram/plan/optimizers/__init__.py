@@ -23,6 +23,7 @@ MODULES = (
     "low_bit",
     "low_rank",
     "in_backward",
+    "block",
     "schedule_free",
     "special",
 )

@@ -249,8 +249,64 @@ def apollo(*, rank: int = RANK, layerwise: bool = False, targets: Targets = line
     )
 
 
+GROUP = 256
+"""Elements per scale and zero point of Q-GaLore's integers (weights 8 bits, projections 4 bits in a byte each)."""
+
+
+def q_galore_states(rank: int, targets: Targets) -> States:
+    """8-bit moments of the projected gradient and an integer projection."""
+
+    def states(p: Trained) -> Sequence[int]:
+        if not targets(p):
+            return adam_8bit_states(p)
+        _, n = low_shape(p, rank)
+        scales = -(-n // GROUP) * p.dtype.size
+        return (*adam_8bit_states(_low(p, rank)), n, scales, scales)
+
+    return states
+
+
+def q_galore_step(rank: int, targets: Targets) -> Step:
+    """Dequantise the weight, project, update, project back, quantise with stochastic rounding."""
+
+    def step(m: Scratch, params: Sequence[Trained]) -> None:
+        for p in sequence(params):
+            if not targets(p):
+                continue
+            dequantised = m.like(p, "dequantised weight")
+            weight = m.like(p, "weight")
+            _svd(m, p)
+            grad = m.like(_low(p, rank), "gradient")
+            saved = weight
+            update = m.like(_low(p, rank), "update")
+            back = m.like(p, "update projected back")
+            scaled = m.like(p, "scaled update")
+            del back, scaled, update, grad, dequantised
+            copy = m.like(p, "saved weight")
+            rounded = [m.like(p, what) for what in ("scaled", "rounded up", "rounded down", "probability", "random")]
+            del copy, rounded, saved, weight
+
+    return step
+
+
+def q_galore(*, rank: int = 256, layerwise: bool = False, targets: Targets = linear_layers) -> Optimizer:
+    """Q-GaLore's 8-bit AdamW."""
+    return Optimizer(
+        "q_galore_adamw8bit" + ("_layerwise" if layerwise else ""),
+        q_galore_states(rank, targets),
+        PROJECTED.format(rank=rank, rest="2 x 1 byte + absmax") + "; the projection in one byte an element",
+        "q-galore-torch 1.0 q_galore_adamw8bit.py",
+        step=q_galore_step(rank, targets),
+        shared=(CODES, CODES),
+        in_backward=layerwise,
+        notes="belongs to the method q_galore, whose weights are integers; cuSOLVER's workspace is not counted",
+    )
+
+
 OPTIMIZERS = (
     *[galore(kind, layerwise=layerwise) for layerwise in (False, True) for kind in ("adamw", "adamw_8bit", "adafactor")],
     apollo(),
     apollo(layerwise=True),
+    q_galore(),
+    q_galore(layerwise=True),
 )
