@@ -50,6 +50,8 @@ class Embedding:
     path: str
     num_embeddings: int
     embedding_dim: int
+    frozen: bool = False
+    """A parameter that the model itself never trains (sinusoidal positions)."""
 
     @property
     def parameters(self) -> list[tuple[str, tuple[int, ...]]]:

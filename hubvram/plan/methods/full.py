@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hubvram.architecture.modules import Module, Weight
+from hubvram.architecture.modules import Embedding, Module, Weight
 from hubvram.plan.methods.base import Context, Method, MethodPlan
 
 
@@ -10,7 +10,9 @@ class FullPlan(MethodPlan):
     """Every parameter is trained, in the dtype it is loaded in."""
 
     def trains(self, path: str, module: Module, part: str) -> bool:
-        """All but buffers."""
+        """All but buffers and what the model itself freezes."""
+        if isinstance(module, Embedding) and module.frozen:
+            return False
         return not (isinstance(module, Weight) and module.buffer)
 
 
