@@ -536,6 +536,12 @@ class Tracer:
             if entry < 0:
                 self.single.discard(~entry)
 
+    def settle(self, x: Tensor) -> None:
+        """``x``, handed out by the last copy of a stretch, goes to other stretches: all their copies share the one tensor."""
+        if x.st is not None and x.st.sid in self.single:
+            self.single.discard(x.st.sid)
+            self.mult[x.st.sid] = 1
+
     # ---- backward -----------------------------------------------------
 
     def backward(self, loss: Tensor) -> None:
