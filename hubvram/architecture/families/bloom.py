@@ -109,6 +109,7 @@ def decode(g: Any, net: Any, batch: Any) -> Any:
         return mlp(m, h, residual)
 
     x = net.run(g, "layers", layer, x)
+    del embedded
     x = g.layer_norm(x, net.norm.weight, net.norm.bias)
     return x
 

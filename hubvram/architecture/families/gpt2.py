@@ -73,7 +73,8 @@ def decode(g: Any, net: Any, batch: Any) -> Any:
     x = net.embed_tokens(g, batch)
     b, s, hidden = x.shape
     heads, d = arch.num_attention_heads, arch.head_dim
-    x = g.add(x, g.embedding(g.ids(1, s), net.positions.weight, "wpe"))
+    embedded, positions = x, g.embedding(g.ids(1, s), net.positions.weight, "wpe")
+    x = g.add(x, positions)
     mask = g.causal_mask(b, s, x.dt, batch.padding)
     x = g.dropout(x, facts["embd_pdrop"])
 
@@ -114,6 +115,7 @@ def decode(g: Any, net: Any, batch: Any) -> Any:
         return g.add(x, ff)
 
     x = net.run(g, "layers", layer, x)
+    del embedded, positions
     x = g.layer_norm(x, net.norm.weight, net.norm.bias)
     return x
 

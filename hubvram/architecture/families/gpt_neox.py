@@ -67,6 +67,7 @@ def decode(g: Any, net: Any, batch: Any) -> Any:
     b, s, _ = x.shape
     heads, d, rotary_dim = arch.num_attention_heads, arch.head_dim, facts["rotary_dim"]
     mask = g.causal_mask(b, s, x.dt, batch.padding)
+    embedded = x
     x = g.dropout(x, facts["hidden_dropout"])
     cos, sin = g.rotary_tables(1, s, rotary_dim, x.dt)
 
@@ -95,6 +96,7 @@ def decode(g: Any, net: Any, batch: Any) -> Any:
         return g.add(ff, out)
 
     x = net.run(g, "layers", layer, x)
+    del embedded
     x = g.layer_norm(x, net.norm.weight, net.norm.bias)
     return x
 

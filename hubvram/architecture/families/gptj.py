@@ -74,6 +74,7 @@ def decode(g: Any, net: Any, batch: Any) -> Any:
         g.attn = "eager"
     mask = g.causal_mask(b, s, x.dt, batch.padding)
     g.attn = attn
+    embedded = x
     x = g.dropout(x, facts["embd_pdrop"])
 
     def rotary(x: Any, dt: Any) -> Any:
@@ -149,6 +150,7 @@ def decode(g: Any, net: Any, batch: Any) -> Any:
         return g.add(g.add(out, ff), x)
 
     x = net.run(g, "layers", layer, x)
+    del embedded
     x = g.layer_norm(x, net.norm.weight, net.norm.bias)
     return x
 

@@ -248,9 +248,11 @@ def decode(g: Any, net: Any, batch: Any) -> Any:
     x = net.embed_tokens(g, batch)
     if variant.embed_scale:
         x = g.scale(x, "embedding scale")
+    embedded = x
     b, s, _ = x.shape
     heads, kv_heads, d = arch.num_attention_heads, arch.num_key_value_heads, arch.head_dim
-    masks = {w: g.causal_mask(b, s, x.dt, batch.padding, window=w) for w in facts["kinds"]}
+    how = "eager" if g.attn == "sdpa" and not variant.sdpa else g.attn
+    masks = {w: g.causal_mask(b, s, x.dt, batch.padding, window=w, implementation=how) for w in facts["kinds"]}
     x = g.dropout(x, facts["embed_dropout"])
     table_dt = x.dt if not variant.rotary_fp32 else F32
     tables = [g.rotary_tables(1, s, facts["rotary_dim"], table_dt)]
@@ -279,38 +281,43 @@ def decode(g: Any, net: Any, batch: Any) -> Any:
             q, k, v = g.clamp_(q), g.clamp_(k), g.clamp_(v)
         return q.view(b, heads, s, d), k.view(b, kv_heads, s, d), v.view(b, kv_heads, s, d)
 
-    def qk_norms(m: Any, q: Any, k: Any) -> Any:
+    def head_norm(m: Any, x: Any, name: str, n: int) -> Any:
+        """q_norm or k_norm of one layer."""
         if qk_norm == "each_head":
-            return each_head(m, q, "q", heads), each_head(m, k, "k", kv_heads)
+            parts = g.split(x, [(b, 1, s, d)] * n)
+            return g.cat(
+                [normalise(g, "layer", p, getattr(m, f"{name}_{i}")) for i, p in enumerate(parts)], x.shape
+            )
         if qk_norm == "cohere":
-            q = g.layer_norm_cohere(q.view(b, s, heads * d), m.q_norm.weight, d)
-            return q.view(b, heads, s, d), g.layer_norm_cohere(
-                k.view(b, s, kv_heads * d), m.k_norm.weight, d).view(b, kv_heads, s, d)
-        if qk_norm == "layer":
-            return normalise(g, "layer", q, m.q_norm), normalise(g, "layer", k, m.k_norm)
-        q = normalise(g, kind, q, m.q_norm)
-        return q, normalise(g, kind, k, m.k_norm)
+            return g.layer_norm_cohere(x.view(b, s, n * d), getattr(m, name).weight, d).view(b, n, s, d)
+        return normalise(g, "layer" if qk_norm == "layer" else kind, x, getattr(m, name))
 
-    def each_head(m: Any, x: Any, name: str, n: int) -> Any:
-        parts = g.split(x, [(b, 1, s, d)] * n)
-        return g.cat([normalise(g, "layer", p, getattr(m, f"{name}_norm_{i}")) for i, p in enumerate(parts)], x.shape)
-
-    def attention(m: Any, h: Any) -> Any:
+    def attention(m: Any, h: Any, mask: Any, table: Any) -> Any:
         q, k, v = project(m, h)
         if qk_norm and variant.qk_when == "after":
-            q, k = qk_norms(m, q, k)
+            q = head_norm(m, q, "q_norm", heads)
+            k = head_norm(m, k, "k_norm", kv_heads)
         if m.facts["rotary"]:
-            cos, sin = tables[-1 if m.facts["window"] is not None else 0]
-            q, k = rotate(q, k, cos, sin)
+            q, k = rotate(q, k, *table)
         if qk_norm and variant.qk_when == "rope":
-            q, k = qk_norms(m, q, k)
-        k, v, mask = net.with_prefix(g, m, k, v, masks[m.facts["window"]])
-        h = g.attention(q, k, v, mask, dropout=facts["attention_dropout"], softcap=facts["attn_softcap"], bhsd=bhsd)
+            q = head_norm(m, q, "q_norm", heads)
+            k = head_norm(m, k, "k_norm", kv_heads)
+        k, v, mask = net.with_prefix(g, m, k, v, mask)
+        h = g.attention(
+            q, k, v, mask, dropout=facts["attention_dropout"], softcap=facts["attn_softcap"], bhsd=bhsd,
+            implementation=how,
+        )
         return g.dropout(m.o_proj(g, h), facts["branch_dropout"])
+
+    def gated(m: Any, h: Any) -> Any:
+        if g.liger_mlp:
+            return g.glu(act, m.gate_proj(g, h), m.up_proj(g, h))
+        return g.mul(g.act(act, m.gate_proj(g, h)), m.up_proj(g, h))
 
     def mlp(m: Any, h: Any) -> Any:
         if variant.mlp_kind == "gated":
-            h = m.down_proj(g, g.glu(act, m.gate_proj(g, h), m.up_proj(g, h)))
+            h = gated(m, h)
+            h = m.down_proj(g, h)
         elif variant.mlp_kind == "fused":
             up = m.up_proj(g, h)
             half = (*up.shape[:-1], up.shape[-1] // 2)
@@ -325,17 +332,17 @@ def decode(g: Any, net: Any, batch: Any) -> Any:
 
     before, attn_after, mlp_before, mlp_after = (n is not None for n in variant.norms)
 
-    def side_by_side(m: Any, x: Any) -> Any:
+    def side_by_side(m: Any, x: Any, mask: Any, table: Any) -> Any:
         h = normalise(g, kind, x, m.input_norm)
-        out = attention(m, h)
+        out = attention(m, h, mask, table)
         ff = mlp(m, h)
         if facts["parallel"] == "residual_last":
             return g.add(g.add(out, ff), x)
         return g.add(g.add(x, out), ff)
 
-    def layer(m: Any, x: Any) -> Any:
+    def serial(m: Any, x: Any, mask: Any, table: Any) -> Any:
         h = normalise(g, kind, x, m.input_norm) if before else x
-        h = attention(m, h)
+        h = attention(m, h, mask, table)
         if attn_after and hasattr(m, "attn_out_norm"):
             h = normalise(g, kind, h, m.attn_out_norm)
         if variant.residual_scale:
@@ -352,7 +359,15 @@ def decode(g: Any, net: Any, batch: Any) -> Any:
             return g.add(x, g.scale(h, "residual multiplier"))
         return g.add(x, h)
 
-    x = net.run(g, "layers", side_by_side if facts["parallel"] else layer, x)
+    body = side_by_side if facts["parallel"] else serial
+
+    def layer_of(window: int | None) -> Callable[[Any, Any], Any]:
+        mask, table = masks[window], tables[-1 if window is not None else 0]
+        return lambda m, x: body(m, x, mask, table)
+
+    layers = [layer_of(block.facts["window"]) for block in arch.stacks["layers"].blocks]
+    x = net.run(g, "layers", layers, x)
+    del embedded
     return normalise(g, kind, x, net.norm)
 
 

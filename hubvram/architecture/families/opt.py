@@ -84,6 +84,7 @@ def decode(g: Any, net: Any, batch: Any) -> Any:
     positions = g.embedding(g.ids(b, s), net.positions.weight, "embed_positions")
     if facts["projected"]:
         x = net.project_in(g, x)
+    embedded = x
     x = g.add(x, positions)
 
     def attention(m: Any, h: Any) -> Any:
@@ -117,6 +118,7 @@ def decode(g: Any, net: Any, batch: Any) -> Any:
         return h
 
     x = net.run(g, "layers", layer, x)
+    del embedded, positions, dense, ids
     if facts["normed"]:
         x = g.layer_norm(x, net.norm.weight, net.norm.bias)
     if facts["projected"]:

@@ -87,6 +87,8 @@ class Variant:
     mlp_dropout: str = ""
     """Config key of the dropout on the MLP's output alone."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    sdpa: bool = True
+    """Whether the class has an sdpa path; eager attention stands in where it has none."""
     optional_norms: tuple[str, ...] = ()
     """Norms that exist only under ``use_post_norm``."""
 
@@ -153,7 +155,7 @@ VARIANTS: Mapping[str, Variant] = {
     ),
     "vaultgemma": Variant(
         "VaultGemmaForCausalLM", norm="gemma", norms=("input_layernorm", None, "pre_feedforward_layernorm", None),
-        mlp_bias=NO, act="gelu_pytorch_tanh", embed_scale="always", window="types", pattern=2, softcap=True,
+        mlp_bias=NO, act="gelu_pytorch_tanh", embed_scale="always", window="types", pattern=2, softcap=True, sdpa=False,
         defaults={**_GEMMA2, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
     ),
     "olmo": Variant("OlmoForCausalLM", norm="fp32_layer", mlp_bias=NO, rotary_fp32=True),

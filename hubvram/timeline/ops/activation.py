@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hubvram.timeline.dtypes import BOOL
 from hubvram.timeline.ops.norm import NormOps
 from hubvram.timeline.tracer import Storage, Tensor
 
@@ -100,6 +101,40 @@ class ActivationOps(NormOps):
         half.clear()
         rest.clear()
         return out
+
+    def xielu(self, x: Tensor, alpha_p: Tensor, alpha_n: Tensor) -> Tensor:
+        """xIELU in Python ops, as without its CUDA wheel; both alphas are parameters (activations.py, 5.23)."""
+        positive = self.softplus(alpha_p)
+        negative = self.add_scalar(self.softplus(alpha_n))
+        above = self.ones(x.shape, BOOL, "xielu x > 0")
+        left = self.add(self.mul(self.mul(positive, x), x), self.scale(x, "xielu beta"))
+        bent = self.sub(self.unary("expm1", self._minimum(x), keeps="result", passing=1), x)
+        right = self.add(self.mul(bent, negative), self.scale(x, "xielu beta"))
+        del bent
+        return self._where(above, left, right)
+
+    def _minimum(self, x: Tensor) -> Tensor:
+        """``torch.min(x, constant)``: keeps x; backward makes two masks, half the gradient and the result."""
+        new, n, dt, shape = self.t.new, x.n, x.dt, x.shape
+
+        def bw(g: Storage) -> Sequence[Storage | None]:
+            equal = new(n, "minimum backward mask", shape, BOOL)
+            half = new(n * dt.size, "minimum backward", shape, dt)
+            out = new(n * dt.size, "minimum backward", shape, dt)
+            del equal, half
+            return (out,)
+
+        return self.apply("minimum", (x,), shape, dt, bw, save=(x,))
+
+    def _where(self, mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """``torch.where``: keeps the mask; backward makes a gradient for each side."""
+        new, n, dt, shape, ra, rb = self.t.new, a.n, a.dt, a.shape, a.rg, b.rg
+
+        def bw(g: Storage) -> Sequence[Storage | None]:
+            ga = new(n * dt.size, "where backward", shape, dt) if ra else None
+            return ga, new(n * dt.size, "where backward", shape, dt) if rb else None
+
+        return self.apply("where", (a, b), shape, dt, bw, save=(mask,))
 
     def quick_gelu(self, x: Tensor) -> Tensor:
         """QuickGELUActivation: x * sigmoid(1.702 * x)."""
