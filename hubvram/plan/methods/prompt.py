@@ -66,11 +66,14 @@ class PromptPlan(MethodPlan):
         """The prompt of one sample, (1, tokens, width)."""
         return g.embedding(g.ids(1, self.total), net.prompt_params[0], "prompt embedding")
 
+    def prompts(self, g: Ops, net: Any, batch: int) -> Tensor:
+        """The prompt of every sample."""
+        return g.repeat_batch(self.encode(g, net), batch)
+
     def on_embeddings(self, g: Ops, net: Any, x: Tensor) -> Tensor:
         """``cat((prompts.to(dtype), inputs_embeds))``; PEFT's frame holds prompt and result until the model returns."""
         batch, tokens, hidden = x.shape
-        prompts = g.repeat_batch(self.encode(g, net), batch)
-        prompts = g.to(prompts, x.dt)
+        prompts = g.to(self.prompts(g, net, batch), x.dt)
         if self.total != self.virtual_tokens:
             prompts = g.slice(prompts, (batch, self.virtual_tokens, hidden))
         out = g.cat((prompts, x), (batch, self.virtual_tokens + tokens, hidden))
@@ -151,14 +154,18 @@ class PrefixPlan(MethodPlan):
     def before_embeddings(self, g: Ops, net: Any) -> None:
         """``get_prompt``: encode for every sample of the batch, cast, split by layer, copy into a cache."""
         batch = net.plan.batch.size
+        x = g.to(self.encode(g, net, batch), self.base)
+        shape = (batch, self.heads, self.prefix_tokens, self.dim // self.heads)
+        net.prefix_state = Prefix(g.t, x, shape, self.layers)
+
+    def encode(self, g: Ops, net: Any, batch: int) -> Tensor:
+        """Keys and values of all layers in one tensor."""
         w = net.prompt_params
         x = g.embedding(g.ids(batch, self.prefix_tokens), w[0], "prefix embedding")
         if self.projected:
             x = g.tanh(g.linear(x, w[1], w[2], "prefix encoder"))
             x = g.linear(x, w[3], w[4], "prefix encoder")
-        x = g.to(x, self.base)
-        shape = (batch, self.heads, self.prefix_tokens, self.dim // self.heads)
-        net.prefix_state = Prefix(g.t, x, shape, self.layers)
+        return x
 
     def prefix(self, g: Ops, net: Any, copies: int) -> tuple[Tensor, Tensor] | None:
         """The next layers' part of the cache."""

@@ -176,11 +176,12 @@ def size(shapes: Sequence[tuple[str, Shape]]) -> int:
 class Shared:
     """A tensor that the layers hand to each other within one layer's forward (adaption prompt)."""
 
-    __slots__ = ("tensor",)
+    __slots__ = ("base", "tensor")
 
     def __init__(self) -> None:
         """Empty."""
         self.tensor: Tensor | None = None
+        self.base: Any = None
 
 
 __all__ = ["Embedding", "Shared", "Shape", "TunerPlan", "pattern_value", "size"]

@@ -101,6 +101,22 @@ class PeftOps(PromptOps):
         node = t.node(bw, (a, b))
         return Tensor(a.st, a.shape, a.n, a.dt, True, node)
 
+    def add_sparse_into(self, a: Tensor, b: Tensor) -> Tensor:
+        """``dense += sparse``: in the dense tensor's storage; the gradient is gathered for the entries."""
+        t = self.t
+        if not t.wants_grad(a, b):
+            return a
+        new, ra, n, dt, shape, whole, wide = t.new, a.rg, b.n, b.dt, b.shape, a.n * a.dt.size, a.dt
+
+        def bw(g: Storage) -> Sequence[Storage | None]:
+            cast = new(whole // wide.size * dt.size, "sparse add backward", (), dt) if dt is not wide else None
+            out = new(n * dt.size, "sparse add backward", shape, dt)
+            del cast
+            return g if ra else None, out
+
+        node = t.node(bw, (a, b))
+        return Tensor(a.st, a.shape, a.n, a.dt, True, node)
+
     def norm_of(self, x: Tensor, shape: tuple[int, ...], op: str = "norm") -> Tensor:
         """``x.norm(dim=...)``: keeps x and the result; backward makes x * (grad / norm)."""
         new, n, dt, whole = self.t.new, x.n, x.dt, x.shape
