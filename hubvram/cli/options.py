@@ -157,7 +157,8 @@ hub_options: Decorator[Any] = _stack(
         is_flag=True,
         help="Where a repo has no safetensors, take the Hub bot's open pull request with their conversion.",
     ),
-    click.option("--token", metavar="TOKEN", help="Better: HF_TOKEN, or `hf auth login`."),
+    # No HUBVRAM_TOKEN beside HF_TOKEN: one place for a secret is enough.
+    click.option("--token", metavar="TOKEN", allow_from_autoenv=False, help="Better: HF_TOKEN, or `hf auth login`."),
     click.option("--no-token", is_flag=True, help="Ask as nobody, even where a token is stored."),
 )
 revision_option = click.option("--revision", metavar="REF", help="Branch, tag, commit or refs/pr/N. Default: main.")

@@ -252,6 +252,13 @@ def test_several_repos_are_an_array_and_one_failure_is_exit_1(run: Run) -> None:
     assert "nobody" not in table.out
 
 
+def test_options_may_stand_before_the_repo(run: Run) -> None:
+    assert run("-m", "lora", "--json", SMALL).data == {
+        **run("estimate", SMALL, "-m", "lora", "--json").data,
+        "source": "hub",
+    }
+
+
 def test_named_cards(run: Run) -> None:
     data = run(SMALL, "-m", "full", "--gpu", "h100", "--gpu", "4090", "--json").data
     assert [gpu["name"] for gpu in data["estimates"][0]["gpus"]] == ["RTX 4090 24GB", "H100 80GB"]
