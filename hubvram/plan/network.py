@@ -368,6 +368,11 @@ class Network:
 
     # ---- where methods and tasks reach in --------------------------------
 
+    @property
+    def input_dtype(self) -> DType:
+        """dtype of pixels and sound as they enter the model: that of its weights, fp32 under autocast."""
+        return F32 if self.plan.autocast is not None else self.plan.base_dtype
+
     def token_ids(self, g: Ops, batch: Batch, tokens: int | None = None) -> Tensor:
         """A batch of input ids."""
         return g.ids(batch.size, tokens or batch.tokens)
