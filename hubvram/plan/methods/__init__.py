@@ -30,7 +30,7 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "vectors": ("ia3", "vera", "pvera", "beft", "road"),
     "lycoris": ("loha", "lokr"),
     "orthogonal": ("oft", "boft", "hra"),
-    "spectral": ("fourierft",),
+    "spectral": ("fourierft", "waveft", "c3a"),
     "blocks": ("miss", "bone", "gralora", "delora", "randlora"),
     "shared_bases": ("vblora", "unilora", "tinylora", "lily", "frod"),
     "sparse": ("shira", "supertuning", "trainable_tokens"),

@@ -130,24 +130,13 @@ class TinyLoraPlan(TunerPlan):
         self.tying = float(self.config["weight_tying"])
         self.groups: dict[str, int] = {}
         if self.tying > 0:
-            paths = self._all_paths()
+            paths = [path for path, _ in self.everywhere()]
             groups = max(1, round(len(paths) * (1.0 - self.tying)))
             size = max(1, len(paths) // groups)
             self.groups = {path: min(i // size, groups - 1) for i, path in enumerate(paths)}
             self.extra_params = [
                 NewParam(f"tinylora_v.{i}", (self.u,), self.dtype) for i in sorted(set(self.groups.values()))
             ]
-
-    def _all_paths(self) -> list[str]:
-        arch = self.ctx.arch
-        out = [m.path for m in arch.modules.values() if isinstance(m, Linear) and self.takes(m.path, m, None)]
-        for stack in arch.stacks.values():
-            for i, kind in enumerate(stack.order):
-                for m in stack.blocks[kind].modules.values():
-                    path = f"{stack.prefix}.{i}.{m.path}"
-                    if isinstance(m, Linear) and self.takes(path, m, i):
-                        out.append(path)
-        return out
 
     def varies(self) -> bool:
         """Groups run across layers."""
@@ -206,7 +195,7 @@ class LilyPlan(TunerPlan):
         self.place: dict[str, tuple[str, str]] = {}
         extra: list[NewParam] = []
         seen: dict[tuple[str, int, int], int] = {}
-        for path, m in self._ordered():
+        for path, m in self.everywhere():
             kind = (self._suffix(path), m.out_features, m.in_features)
             i = seen[kind] = seen.get(kind, -1) + 1
             word = f"{kind[0]}.{m.out_features}x{m.in_features}"
@@ -221,16 +210,6 @@ class LilyPlan(TunerPlan):
     def _suffix(self, path: str) -> str:
         found = [s for s in self.suffixes if path.endswith(s)]
         return found[-1] if found else "all"
-
-    def _ordered(self) -> list[tuple[str, Linear]]:
-        out: list[tuple[str, Linear]] = []
-        for stack in self.ctx.arch.stacks.values():
-            for i, kind in enumerate(stack.order):
-                for m in stack.blocks[kind].modules.values():
-                    path = f"{stack.prefix}.{i}.{m.path}"
-                    if isinstance(m, Linear) and self.takes(path, m, i):
-                        out.append((path, m))
-        return out
 
     def varies(self) -> bool:
         """Groups of ``stride_A`` layers."""

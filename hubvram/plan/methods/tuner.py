@@ -80,6 +80,18 @@ class TunerPlan(MethodPlan):
                             break
         return out
 
+    def everywhere(self) -> list[tuple[str, Linear]]:
+        """Every target, layer by layer."""
+        arch = self.ctx.arch
+        out = [(m.path, m) for m in arch.modules.values() if isinstance(m, Linear) and self.takes(m.path, m, None)]
+        for stack in arch.stacks.values():
+            for i, kind in enumerate(stack.order):
+                for m in stack.blocks[kind].modules.values():
+                    path = f"{stack.prefix}.{i}.{m.path}"
+                    if isinstance(m, Linear) and self.takes(path, m, i):
+                        out.append((path, m))
+        return out
+
     def takes(self, path: str, module: Linear, layer: int | None) -> bool:
         """Whether the tuner wraps this layer."""
         return self.chosen(path, module) and self.layers(path, layer)

@@ -98,6 +98,38 @@ class PeftWeightOps(PeftOps):
 
         return self.apply("fourier delta weight", (x,), shape, F32, bw)
 
+    def circular(self, x: Tensor, w: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """C3A's ``BlockCircularConvolution``: complex intermediates; the result is a view into a complex tensor."""
+        new = self.t.new
+        rows = x.n // x.shape[-1]
+        wide, tall = x.n, rows * shape[-1]
+        nw = w.n
+        rx, rw, xs, ws = x.rg, w.rg, x.shape, w.shape
+
+        def bw(g: Storage) -> Sequence[Storage | None]:
+            spectrum = new(tall * 8, "c3a fft(grad)", shape, C64)
+            kernel = new(nw * 8, "c3a ifft(w)", ws, C64)
+            mixed = new(wide * 8, "c3a einsum", xs, C64)
+            del kernel
+            gx = new(wide * 8, "c3a grad input", xs, C64)
+            del mixed
+            own = new(wide * 8, "c3a ifft(x)", xs, C64)
+            mixed = new(nw * 8, "c3a einsum", ws, C64)
+            del own
+            gw = new(nw * 8, "c3a grad kernel", ws, C64)
+            del mixed, spectrum
+            if rw:
+                gw = new(nw * 4, "c3a grad kernel", ws, F32)
+            return gx if rx else None, gw if rw else None
+
+        first = self.constant(xs, C64, "c3a ifft(x)")
+        second = self.constant(ws, C64, "c3a fft(w)")
+        mixed = self.constant(shape, C64, "c3a einsum")
+        del first, second
+        out = self.apply("c3a convolution", (x, w), shape, C64, bw, save=(x, w))
+        del mixed
+        return Tensor(out.st, out.shape, out.n, F32, out.rg, out.node)
+
     def skew(self, vector: Tensor, blocks: int, side: int) -> Tensor:
         """A skew-symmetric matrix per block from its upper triangle: scatter, minus its transpose."""
         shape = (blocks, side, side)
