@@ -199,6 +199,8 @@ class Network:
         """Batch tensors, which the training loop holds to the end of the step."""
         self.outputs: Tensor | None = None
         """Logits, where the training loop keeps the model's outputs alive."""
+        self.locals: list[Any] = []
+        """What the model's own forward still holds while its layers run (image features)."""
         self.leaf: list[Storage | None] = []
         """Embeddings that were made a leaf, and their gradient: alive as long as the loss."""
         self.cache: list[Any] = []
@@ -312,6 +314,7 @@ class Network:
         *,
         last_apart: bool = False,
         first_apart: bool = False,
+        only: tuple[int, int] | None = None,
     ) -> Tensor:
         """Run a stack: ``x = layer(m, x)`` for each layer, equal runs of layers traced once.
 
@@ -322,7 +325,8 @@ class Network:
         output does: it keeps less than the others. ``last_apart``: so is the last
         one, where layers share an input with a gradient (encoder states, position
         bias): its backward makes the buffer into which the others add. ``first_apart``: the
-        first layer's input has another dtype than its output.
+        first layer's input has another dtype than its output. ``only``: run the layers from
+        the one number to below the other.
         """
         plan = self.plan
         t = g.t
@@ -331,7 +335,7 @@ class Network:
         cell = [x]
         del x
         end = len(spec.order)
-        for start, period, times in plan.runs(stack):
+        for start, period, times in _within(plan.runs(stack), only):
             done = 0
             while done < times:
                 before = cell[0].rg
@@ -385,7 +389,9 @@ class Network:
         self.plan.method.before_embeddings(g, self)
         x = self._look_up(g, batch, table, tokens)
         x = self.plan.method.on_embeddings(g, self, x)
-        return self._entering(g, x)
+        x = self._entering(g, x)
+        images = self.arch.facts.get("images")
+        return x if images is None else images(g, self, batch, x)
 
     def embed_targets(self, g: Ops, batch: Batch, table: str = "embed") -> Tensor:
         """Embeddings of the decoder's tokens in an encoder-decoder: virtual tokens stand before the source only."""
@@ -445,6 +451,7 @@ class Network:
 
         ``softcap`` and ``scaled``: what the model does to its logits (tanh cap, a factor).
         """
+        self.locals.clear()
         module = self._made[head]
         plan = self.plan
         if plan.settings.use_liger_kernel and not softcap:
@@ -466,6 +473,21 @@ class Network:
         if self.plan.keeps_outputs:
             self.outputs = logits[0].detach()
         return loss
+
+
+def _within(runs: list[tuple[int, int, int]], only: tuple[int, int] | None) -> list[tuple[int, int, int]]:
+    """Runs of equal layers cut to the layers from ``only[0]`` to below ``only[1]``."""
+    if only is None:
+        return runs
+    out = []
+    for start, period, times in runs:
+        if period > 1:
+            out += _within([(start + i, 1, 1) for i in range(period * times)], only)
+            continue
+        first, last = max(start, only[0]), min(start + times, only[1])
+        if first < last:
+            out.append((first, 1, last - first))
+    return out
 
 
 HALVES = (F16, BF16)

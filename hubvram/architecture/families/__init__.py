@@ -51,6 +51,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "deepseek": ("deepseek_v2", "deepseek_v3"),
     "gpt_oss": ("gpt_oss",),
     "mamba": ("mamba", "falcon_mamba"),
+    "llava": ("llava",),
     "gpt2": ("gpt2",),
     "gptj": ("gptj",),
     "gpt_neox": ("gpt_neox",),
