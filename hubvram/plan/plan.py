@@ -61,6 +61,9 @@ class Plan:
         self.optimizer = optimizer
         self.stack = stack
         self.autocast = AUTOCAST[settings.mixed_precision]
+        self.sharding = Sharding.of(settings)
+        if self.sharding.computes_in_half and self.autocast is not None and base_dtype is F32:
+            self.base_dtype = base_dtype = self.autocast
         self.training = method.training
         self.checkpointing = settings.gradient_checkpointing and method.training
         quant = dict(settings.quantization)
@@ -110,7 +113,6 @@ class Plan:
         self.batch = Batch(settings.batch_size, tokens, source_tokens, settings.padding)
         self._saved = self._saved_names(method, peft)
         self.trains_anything = method.training
-        self.sharding = Sharding.of(settings)
         self.keeps_outputs = settings.keep_outputs if settings.keep_outputs is not None else not settings.max_grad_norm
         self._trainable: list[tuple[str, tuple[int, ...], DType, int]] | None = None
         self._owners: dict[str, Module] = {}

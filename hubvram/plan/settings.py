@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -121,17 +122,25 @@ class Settings:
     def from_kwargs(cls, **kwargs: Any) -> Settings:
         """Settings from keyword arguments; an unknown one is an error that names the nearest.
 
-        Values of None mean "not given". ``strategy="single"`` is accepted as ddp on one GPU.
+        Values of None mean "not given". A strategy may be spelt out (``DeepSpeed ZeRO-2``, ``single``).
         """
         names = [f.name for f in fields(cls)]
         _known_keys("settings", kwargs, names)
         given = {k: v for k, v in kwargs.items() if v is not None}
-        if given.get("strategy") == "single":
-            given["strategy"] = "ddp"
+        if isinstance(given.get("strategy"), str):
+            given["strategy"] = _strategy(given["strategy"])
         for key in ("peft", "quantization", "stack"):
             if key in given and not isinstance(given[key], Mapping):
                 raise SettingError(f"{key} must be a mapping of names to values, not {type(given[key]).__name__}.")
         return cls(**given)
+
+
+def _strategy(text: str) -> str:
+    """A strategy by the name it contains: ``DeepSpeed ZeRO-2`` is zero2, ``single`` is ddp on one GPU."""
+    if text == "single":
+        return "ddp"
+    named = re.search(r"zero[123]|fsdp|ddp", text.lower().replace("-", "").replace("_", ""))
+    return named.group() if named else text
 
 
 def _positive(name: str, value: int) -> None:

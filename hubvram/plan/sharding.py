@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hubvram.errors import SettingError
 from hubvram.plan.settings import Settings
 
 DEEPSPEED_BUCKET = 500_000_000
@@ -38,9 +39,23 @@ class Sharding:
 
     @classmethod
     def of(cls, settings: Settings) -> Sharding:
-        """The sharding that some settings mean."""
+        """The sharding that some settings mean.
+
+        Raises:
+            SettingError: an offload that the strategy does not have.
+        """
         n, strategy = settings.num_gpus, settings.strategy
-        if n == 1:
+        if settings.offload != "none" and strategy == "ddp":
+            raise SettingError(
+                f"offload is {settings.offload!r} with strategy ddp: nothing is sharded, so nothing is offloaded.",
+                hint="Use --strategy zero1, zero2, zero3 or fsdp.",
+            )
+        if settings.offload == "params" and strategy not in ("zero3", "fsdp"):
+            raise SettingError(
+                f"offload is 'params' with strategy {strategy}: parameters are offloaded by zero3 and fsdp only.",
+                hint="Use --strategy zero3 or fsdp, or --offload optimizer.",
+            )
+        if n == 1 and not strategy.startswith("zero"):
             return cls("single", 1)
         mixed = settings.mixed_precision != "no"
         if strategy == "fsdp":
@@ -51,6 +66,24 @@ class Sharding:
         return cls(
             strategy, n, n if stage == 3 else 1, n if stage >= 2 else 1, n, master=True, offload=settings.offload
         )
+
+    @property
+    def computes_in_half(self) -> bool:
+        """Whether mixed precision runs the whole model in 16 bits instead of casting weight by weight.
+
+        FSDP gathers units in ``param_dtype``, DeepSpeed's engine converts the model: no autocast copies.
+        """
+        return self.strategy == "fsdp" or self.strategy.startswith("zero")
+
+    @property
+    def states_on_gpu(self) -> bool:
+        """Optimizer states; with ``--offload`` they, and the step itself, are on the host."""
+        return self.offload == "none"
+
+    @property
+    def shards_on_gpu(self) -> bool:
+        """Parameter shards; with ``--offload params`` they come to the GPU unit by unit."""
+        return self.offload != "params"
 
     def keeps_inputs(self, all_trained: bool) -> bool:
         """Whether FSDP's hooks hold each checkpointed layer's input and its gradient until backward ends.
@@ -75,7 +108,7 @@ class Sharding:
             trainable: trainable parameters of the whole model.
             element: bytes per gradient element.
         """
-        if self.gpus == 1:
+        if self.strategy == "single":
             return []
         if self.strategy == "fsdp":
             # the unit in use and the one prefetched; the root unit is not resharded after forward

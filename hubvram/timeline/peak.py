@@ -146,15 +146,19 @@ def counts_at(tracer: Tracer, position: int, copies: int) -> dict[int, int]:
         times = copies if inside else segment.m
         low, forward = segment.sid_start, segment.forward
         f0, f1 = (forward.sid_start, forward.sid_end) if forward is not None else (0, 0)
-        if times:
-            for e in log[segment.start : segment.end]:
+        # What all copies share goes when the last one lets go: at the segment's end, and once (see `_inside`).
+        stretches = [(log[segment.start : segment.end], times, not inside)] if times else []
+        if inside:
+            stretches.append((log[segment.start : position], 1, False))
+        for events, weight, ended in stretches:
+            for e in events:
                 sid = e if e >= 0 else ~e
                 own = sid >= low or f0 <= sid < f1 or sid in single
-                counts[sid] = counts.get(sid, 0) + (times if own else 1) * (1 if e >= 0 else -1)
+                if own:
+                    counts[sid] = counts.get(sid, 0) + (weight if e >= 0 else -weight)
+                elif ended:
+                    counts[sid] = counts.get(sid, 0) - 1
         if inside:
-            for e in log[segment.start : position]:
-                sid = e if e >= 0 else ~e
-                counts[sid] = counts.get(sid, 0) + (1 if e >= 0 else -1)
             break
         at = segment.end
     # Each copy frees what the copy before handed on, the traced one what it was given: the storage

@@ -58,7 +58,7 @@ def trace(plan: Plan, *, explain: bool = False, sm: int = 80) -> tuple[Tracer, N
     )
     shard(plan, t)
     t.phase("load")
-    held: list[Storage | None] = weights(plan, t)
+    held: list[Storage | None] = weights(plan, t) if plan.sharding.shards_on_gpu else rotary_buffers(plan, t)
     if plan.packed in ("4bit", "8bit"):
         # bitsandbytes quantises on the GPU: the largest weight is there whole for a moment (Params4bit.cuda)
         t.passing(largest_linear(plan) * plan.base_dtype.size, op="weight before it is quantised")
@@ -75,7 +75,7 @@ def trace(plan: Plan, *, explain: bool = False, sm: int = 80) -> tuple[Tracer, N
         t.phase("steady")
         del held
         return t, net
-    states = optimizer_states(plan, t)
+    states = optimizer_states(plan, t) if plan.sharding.states_on_gpu else []
     gradients = earlier_gradients(plan, t)
     gathered = [
         t.hold(size, 1, TEMPORARY, name, (size,), U8)
@@ -97,7 +97,8 @@ def trace(plan: Plan, *, explain: bool = False, sm: int = 80) -> tuple[Tracer, N
     t.lingering = None
     del loss, gathered
     t.phase("optimizer")
-    step(plan, t, net)
+    if plan.sharding.states_on_gpu:
+        step(plan, t, net)
     del gradients
     for param in net.params:
         param.grad = None
