@@ -24,6 +24,7 @@ from hubvram.plan.methods.base import (
     targets,
 )
 from hubvram.plan.methods.peft_keys import KEYS as PEFT_KEYS
+from hubvram.plan.network import Linear4bit, Linear8bit
 from hubvram.timeline.ops import Ops
 from hubvram.timeline.tracer import Param, Tensor
 
@@ -147,10 +148,14 @@ class LoraPlan(MethodPlan):
         """``result = base(x); result = result + B(A(dropout(x.to(A.dtype)))) * scaling; result.to(dtype)``."""
         result = base(g, x)
         src = result.dt
-        low = g.to(x, params[0].dt)
+        packed = isinstance(base, (Linear4bit, Linear8bit))
+        # on bitsandbytes layers the input is not cast under autocast (lora/bnb.py, requires_conversion)
+        low = x if packed and g.t.autocast is not None else g.to(x, params[0].dt)
         down = g.linear(g.dropout(low, self.dropout), params[0], None, f"{base.name}.lora_A")
         delta = g.scale(g.linear(down, params[1], None, f"{base.name}.lora_B"), "lora scaling")
         del down
+        if packed:
+            return g.add(result, delta if g.t.autocast is not None else g.to(delta, src))
         result = g.add(result, delta)
         return g.to(result, src)
 
