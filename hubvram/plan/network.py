@@ -13,9 +13,11 @@ from sys import getrefcount
 from typing import TYPE_CHECKING, Any
 
 from hubvram.architecture.modules import Architecture, Block, Embedding, Linear, Module, Norm
+from hubvram.plan.quantized import FORMATS
 from hubvram.timeline.dtypes import BF16, F16, F32, I64, DType
 from hubvram.timeline.ops import Ops
 from hubvram.timeline.ops.attention import Mask
+from hubvram.timeline.ops.packed import Kernel
 from hubvram.timeline.tracer import Param, Storage, Tensor
 
 if TYPE_CHECKING:
@@ -103,6 +105,33 @@ class LinearGptq:
     def __call__(self, g: Ops, x: Tensor) -> Tensor:
         """Dequantise and multiply."""
         return g.linear_gptq(x, self.spec.out_features, self.bias, self.name)
+
+
+class LinearPacked:
+    """A linear layer over a packed weight (``plan/quantized.py`` FORMATS)."""
+
+    __slots__ = ("bias", "kernel", "name", "spec")
+
+    def __init__(self, name: str, spec: Linear, bias: Param | None, kernel: Kernel) -> None:
+        """``kernel`` says what a product makes in passing."""
+        self.name = name
+        self.spec = spec
+        self.bias = bias
+        self.kernel = kernel
+
+    def __call__(self, g: Ops, x: Tensor) -> Tensor:
+        """A product over the packed weight."""
+        return g.linear_packed(x, self.spec.out_features, self.bias, self.kernel, self.name)
+
+
+class LinearInteger(PlainLinear):
+    """A trained weight that is held as integers."""
+
+    __slots__ = ()
+
+    def __call__(self, g: Ops, x: Tensor) -> Tensor:
+        """Dequantise and multiply; the weight has a gradient."""
+        return g.linear_integer(x, self.weight, self.bias, self.name)
 
 
 class Adapted:
@@ -240,7 +269,7 @@ class Network:
         made: dict[str, Param] = {}
         copied = plan.copied(path, spec, layer)
         for part, shape in spec.parameters:
-            if held.packed and part == "weight":
+            if held.packed and part == "weight" and not held.trained:
                 continue
             full = f"{path}.{part}" if part else path
             trains = copied is not None or plan.method.trains(full, spec, part)
@@ -253,6 +282,10 @@ class Network:
                 base = Linear8bit(name, spec, made.get("bias"))
             elif held.packed == "gptq":
                 base = LinearGptq(name, spec, made.get("bias"))
+            elif held.packed and held.trained:
+                base = LinearInteger(name, spec, made["weight"], made.get("bias"))
+            elif held.packed:
+                base = LinearPacked(name, spec, made.get("bias"), FORMATS[held.packed].kernel)
             else:
                 base = PlainLinear(name, spec, made["weight"], made.get("bias"))
             adapter = None if copied is not None else plan.method.adapter(path, spec, layer)
@@ -400,10 +433,13 @@ class Network:
     def _look_up(self, g: Ops, batch: Batch, table: str, tokens: int | None) -> Tensor:
         module = self._made[table]
         ids = self.token_ids(g, batch, tokens)
+        x: Tensor
         if module.adapter is not None:
-            x: Tensor = module.adapter.forward(g, module, ids, module.params)
-            return x
-        return g.embedding(ids, module.weight, module.spec.path)
+            x = module.adapter.forward(g, module, ids, module.params)
+        else:
+            x = g.embedding(ids, module.weight, module.spec.path)
+        # Gemma's embedding module multiplies its own output
+        return g.scale(x, "embedding scale") if self.arch.facts.get("scaled_embeddings") else x
 
     def _entering(self, g: Ops, x: Tensor) -> Tensor:
         if self.plan.input_require_grads and not x.rg:

@@ -150,6 +150,7 @@ def _facts(config: Config, variant: Variant, block: dict[str, Module], masks: li
         "act": config.text("hidden_act", "hidden_activation", default=variant.act),
         "kinds": masks,
         "rotary_dim": rotary,
+        "scaled_embeddings": variant.embed_scale == "always",
         "parallel": parallel,
         "qk_norm": variant.qk_norm if "q_norm" in block or "q_norm_0" in block else "",
         "attention_dropout": rate(variant.attention_dropout),
@@ -246,7 +247,7 @@ def decode(g: Any, net: Any, batch: Any) -> Any:
     facts = arch.facts
     variant: Variant = facts["variant"]
     x = net.embed_tokens(g, batch)
-    if variant.embed_scale:
+    if variant.embed_scale == "embedding_multiplier":
         x = g.scale(x, "embedding scale")
     embedded = x
     b, s, _ = x.shape
