@@ -52,6 +52,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "gpt_oss": ("gpt_oss",),
     "mamba": ("mamba", "falcon_mamba"),
     "llava": ("llava",),
+    "gemma3": ("gemma3",),
     "gpt2": ("gpt2",),
     "gptj": ("gptj",),
     "gpt_neox": ("gpt_neox",),
