@@ -73,6 +73,15 @@ class PositionOps(QuantizedOps):
 
         return self.apply("sum", (x,), (x.shape[0], x.shape[2]), x.dt, bw)
 
+    def mean_tokens(self, x: Tensor) -> Tensor:
+        """``x.mean(dim=1)`` over (batch, tokens, width): backward divides the expanded gradient."""
+        new, n, dt, shape = self.t.new, x.n, x.dt, x.shape
+
+        def bw(g: Storage) -> Sequence[Storage | None]:
+            return (new(n * dt.size, "mean backward", shape, dt),)
+
+        return self.apply("mean", (x,), (x.shape[0], x.shape[2]), dt, bw)
+
     # ---- attention with a position bias ----------------------------------
 
     def attention_biased(
