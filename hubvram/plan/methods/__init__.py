@@ -48,13 +48,20 @@ _loaded: dict[str, Method] = {}
 
 def methods() -> Mapping[str, Method]:
     """All methods by name, in the order of the table."""
-    if not _loaded:
-        for module, listed in MODULES.items():
-            found = {method.name: method for method in import_module(f"hubvram.plan.methods.{module}").METHODS}
-            if tuple(found) != listed:
-                raise ValueError(f"hubvram.plan.methods.{module} has {tuple(found)}, MODULES lists {listed}")
-            _loaded.update(found)
-    return _loaded
+    for module in MODULES:
+        _load(module)
+    return {name: _loaded[name] for name in names()}
+
+
+def _load(module: str) -> None:
+    """Import one module's methods, unless they are here already."""
+    listed = MODULES[module]
+    if listed[0] in _loaded:
+        return
+    found = {method.name: method for method in import_module(f"hubvram.plan.methods.{module}").METHODS}
+    if tuple(found) != listed:
+        raise ValueError(f"hubvram.plan.methods.{module} has {tuple(found)}, MODULES lists {listed}")
+    _loaded.update(found)
 
 
 def names() -> list[str]:
@@ -68,13 +75,14 @@ def find(name: str) -> Method:
     Raises:
         SettingError: no such method; names the nearest.
     """
-    known = methods()
     key = name.lower().replace("-", "_")
-    if key not in known:
-        near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.4)
+    module = next((module for module, listed in MODULES.items() if key in listed), None)
+    if module is None:
+        near = difflib.get_close_matches(key, names(), n=1, cutoff=0.4)
         hint = f"Did you mean {near[0]}?" if near else "`hubvram methods` lists them."
         raise SettingError(f"There is no method {name!r}.", hint=hint)
-    return known[key]
+    _load(module)
+    return _loaded[key]
 
 
 def catalogue() -> list[dict[str, Any]]:
