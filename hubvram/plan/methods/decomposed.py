@@ -5,6 +5,7 @@ Source: peft 0.21 ``tuners/{psoft,osf,adamss,deft,hira,glora}/layer.py``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -101,9 +102,19 @@ class OsfPlan(TunerPlan):
     def low(self, path: str, module: Linear) -> int:
         """How many triplets are trained."""
         small = min(module.in_features, module.out_features)
-        given = pattern_value(self.config, "rank_pattern", "effective_rank", path)
-        high = small // 2 if given is None else min(int(given), small)
-        return small - high
+        given = self.config["effective_rank"]
+        for pattern, rank in (self.config["rank_pattern"] or {}).items():
+            if re.search(pattern, path):
+                given = rank
+                break
+        if given is None:
+            return small - small // 2
+        high = int(small * given) if isinstance(given, float) and 0 < given <= 1 else int(given)
+        return small - max(0, min(small, high))
+
+    def takes(self, path: str, module: Linear, layer: int | None) -> bool:
+        """Other layers than nn.Linear are passed over."""
+        return module.kind == "Linear" and super().takes(path, module, layer)
 
     def shapes(self, path: str, module: Linear) -> Sequence[tuple[str, Shape]]:
         """U, S and V of the lower part."""

@@ -15,7 +15,7 @@ from hubvram.architecture.modules import Linear
 from hubvram.plan.methods.base import Adapter, Context, Forward, NewParam, Skip
 from hubvram.timeline.dtypes import DType
 from hubvram.timeline.ops import Ops
-from hubvram.timeline.tracer import Param, Tensor
+from hubvram.timeline.tracer import GRAD, Param, Tensor
 
 FLAGS = ("use_dora", "use_qalora", "use_bdlora", "velora_config", "monteclora_config", "kasa_config")
 PACKED: Mapping[str, tuple[str, ...]] = {
@@ -132,13 +132,14 @@ def dora(dropout: float) -> Forward:
         if dropout > 0 and g.training:
             x = g.dropout(x, dropout)
             base_result = None
-        eye = g.eye(a.shape[1], a.dt)
-        low = g.linear(eye, a, None, "dora A of eye")
-        del eye
-        product = g.linear(low, b, None, "dora B A")
-        del low
+        # the product has a graph, whose saved tensors live as long as it does, but no gradient ever comes
+        eye: Tensor | None = g.eye(a.shape[1], a.dt)
+        low: Tensor | None = g.linear(eye, a.detach(), None, "dora A of eye")
+        product = g.linear(low, b.detach(), None, "dora B A")
+        if g.t.mode != GRAD:
+            eye = low = None
         weight = g.to(g.base_weight(base), x.dt)
-        scaled = g.scale(product.detach(), "dora scaling")
+        scaled = g.scale(product, "dora scaling")
         changed = g.add(weight, scaled)
         del scaled
         norm = g.constant((b.shape[0],), x.dt, "dora weight norm")
@@ -154,7 +155,7 @@ def dora(dropout: float) -> Forward:
         change = g.add(first, second)
         del first, second, delta
         result = g.add(result, change)
-        del change, product, weight, base_result
+        del change, product, weight, base_result, eye, low
         return g.to(result, src)
 
     return forward

@@ -125,7 +125,7 @@ class WaveFtPlan(TunerPlan):
         stacked = g.cat(parts, padded)
         parts.clear()
         filt = g.constant((4, 2, 2), spectrum.dt, "waveft filter")
-        made = g.any_op("waveft idwt", (stacked,), padded, spectrum.dt, save=(filt,))
+        made = g.any_op("waveft idwt", (stacked,), padded, spectrum.dt, save=(stacked, filt))
         del stacked
         made = g.scale(made, "waveft scaling")
         return made if padded == shape else g.slice(made, shape)

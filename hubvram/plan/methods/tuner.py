@@ -48,7 +48,10 @@ class TunerPlan(MethodPlan):
         if ctx.packed and ctx.packed not in self.packed:
             raise Skip(f"PEFT has no {name} layer for {QUANT_WORDS.get(ctx.packed, 'such')} base.")
         self.table = target_modules.table(name)
-        self.chosen = targets(ctx, self.table, config.get("target_modules"), config.get("exclude_modules"))
+        value = config.get("target_modules")
+        if value is None and name == "OSF" and ctx.arch.model_type not in self.table:
+            value = "all-linear"
+        self.chosen = targets(ctx, self.table, value, config.get("exclude_modules"))
         self.layers = layer_choice(config)
         self.dtype: DType = ctx.adapter_dtype
         self.bias = str(config.get("bias", "none"))
