@@ -54,6 +54,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "mamba": ("mamba", "falcon_mamba"),
     "llava": ("llava",),
     "gemma3": ("gemma3",),
+    "qwen_vl": ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"),
     "gpt2": ("gpt2",),
     "gptj": ("gptj",),
     "gpt_neox": ("gpt_neox",),
