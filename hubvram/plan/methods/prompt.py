@@ -8,7 +8,7 @@ torch's default dtype: fp32 on every base.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hubvram.errors import SettingError
@@ -16,7 +16,7 @@ from hubvram.plan.methods.base import Context, Method, MethodPlan, NewParam, Ski
 from hubvram.timeline.dtypes import F32, I64
 from hubvram.timeline.ops import Ops
 from hubvram.timeline.ops.peft_prompt import Prefix
-from hubvram.timeline.tracer import Tensor
+from hubvram.timeline.tracer import Storage, Tensor
 
 PROMPT_KEYS: Mapping[str, Any] = {
     "num_virtual_tokens": 20,
@@ -76,11 +76,26 @@ class PromptPlan(MethodPlan):
         prompts = g.to(self.prompts(g, net, batch), x.dt)
         if self.total != self.virtual_tokens:
             prompts = g.slice(prompts, (batch, self.virtual_tokens, hidden))
+        if net.plan.input_require_grads and not x.rg:
+            x = self._leaf(g, net, x)
         out = g.cat((prompts, x), (batch, self.virtual_tokens + tokens, hidden))
         net.cache += [prompts.st, out.st]
         labels = g.t.tensor((batch, self.virtual_tokens + tokens), I64, "labels with prompt")
         net.cache.append(labels.st)
         return out
+
+
+    def _leaf(self, g: Ops, net: Any, x: Tensor) -> Tensor:
+        """enable_input_require_grads: the token embeddings and their gradient stay to the end of the step."""
+        held: list[Tensor] = net.inputs
+        held.append(x.detach())
+        new, n, dt, shape = g.t.new, x.n, x.dt, x.shape
+
+        def bw(grad: Storage) -> Sequence[Storage | None]:
+            held.append(Tensor(new(n * dt.size, "grad of the token embeddings", shape, dt), shape, n, dt))
+            return ()
+
+        return Tensor(x.st, shape, n, dt, True, g.t.node(bw, ()))
 
 
 class EncodedPromptPlan(PromptPlan):
