@@ -14,6 +14,7 @@ from hubvram.errors import UnsupportedError
 from hubvram.plan.settings import DEFAULT_SEQ_LEN, Settings
 from hubvram.report.record import Breakdown, Estimate, ParameterCounts
 from hubvram.snapshot.records import Snapshot
+from hubvram.snapshot.text import shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class _Built:
 
 
 def _build(snapshot: Snapshot) -> _Built:
-    from hubvram.architecture import families
+    from hubvram.architecture import checked, families
     from hubvram.architecture.config import Config
     from hubvram.architecture.header import Header
 
@@ -49,13 +50,13 @@ def _build(snapshot: Snapshot) -> _Built:
     header = Header(snapshot.tensors)
     if family is not None:
         try:
-            return _Built(family.build(Config(snapshot.config), header), None, family.name)
+            return _Built(checked.build(family, Config(snapshot.config), header), None, family.name)
         except UnsupportedError as error:
             return _Built(None, error.message, family.name)
     try:
-        return _Built(families.unknown().build(Config(snapshot.config), header), None, None)
+        return _Built(checked.build(families.unknown(), Config(snapshot.config), header), None, None)
     except UnsupportedError as error:
-        name = f"model type {model_type!r}" if model_type else "a model without model_type in config.json"
+        name = f"model type {shown(model_type)}" if model_type else "a model without model_type in config.json"
         return _Built(None, f"{name} is not in the catalogue (`hubvram architectures`): {error.message}", None)
 
 
@@ -113,7 +114,7 @@ def estimate(
         SettingError: an unknown method or optimizer, or a config key a method does not have.
     """
     from hubvram.plan import methods as catalogue
-    from hubvram.plan import optimizers, stacks
+    from hubvram.plan import optimizers, quantized, stacks
 
     optimizer = optimizers.find(settings.optim)
     stack = stacks.Stack.parse(settings.stack)
@@ -123,6 +124,9 @@ def estimate(
     tokens = settings.seq_len or (min(DEFAULT_SEQ_LEN, limit) if limit else DEFAULT_SEQ_LEN)
     source_tokens = settings.source_len or tokens
     dtype = base_dtype(snapshot, settings.dtype)
+    stored = quantized.stored(snapshot.config, ((t.name, t.dtype, t.shape) for t in snapshot.tensors))
+    if stored is not None:
+        settings = settings.with_(quantization=quantized.merged(stored, settings.quantization))
     applied = settings.to_dict()
     applied.update(
         dtype=dtype,
@@ -137,7 +141,7 @@ def estimate(
             estimates.append(Estimate(method.name, "skipped", reason=built.reason))
             continue
         estimates.append(
-            _one(built.arch, method, settings, dtype, optimizer, stack, tokens, source_tokens, explain)
+            _one(built.arch, method, settings, dtype, optimizer, stack, tokens, source_tokens, explain, stored)
         )
     return applied, estimates
 
@@ -152,7 +156,9 @@ def _one(
     tokens: int,
     source_tokens: int,
     explain: bool,
+    stored: Any = None,
 ) -> Estimate:
+    from hubvram.architecture.checked import only_unsupported
     from hubvram.plan.plan import Plan, Skip
     from hubvram.plan.sharding import NCCL_BYTES
     from hubvram.timeline import explained, reserved
@@ -161,17 +167,21 @@ def _one(
     from hubvram.timeline.phases import trace
 
     try:
-        plan = Plan(
-            arch,
-            method,
-            settings,
-            base_dtype=BY_NAME[dtype],
-            optimizer=optimizer,
-            stack=stack,
-            tokens=tokens,
-            source_tokens=source_tokens,
-        )
-        tracer, _ = trace(plan, explain=explain)
+        with only_unsupported(f"{method.name} does not work out on this config.json"):
+            plan = Plan(
+                arch,
+                method,
+                settings,
+                base_dtype=BY_NAME[dtype],
+                optimizer=optimizer,
+                stack=stack,
+                tokens=tokens,
+                source_tokens=source_tokens,
+                stored=stored,
+            )
+            tracer, _ = trace(plan, explain=explain)
+    except UnsupportedError as error:
+        return Estimate(method.name, "skipped", reason=error.message)
     except Skip as skip:
         return Estimate(method.name, "skipped", reason=str(skip))
     timeline = read(tracer)

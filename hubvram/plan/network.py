@@ -134,6 +134,16 @@ class LinearInteger(PlainLinear):
         return g.linear_integer(x, self.weight, self.bias, self.name)
 
 
+class Float8Linear(PlainLinear):
+    """torchao's ``Float8Linear`` under ``mixed_precision="fp8"``."""
+
+    __slots__ = ()
+
+    def __call__(self, g: Ops, x: Tensor) -> Tensor:
+        """Casts to fp8 around the product."""
+        return g.linear_float8(x, self.weight, self.bias, self.name)
+
+
 class Adapted:
     """A linear layer with a method's adapter on it."""
 
@@ -287,7 +297,8 @@ class Network:
             elif held.packed:
                 base = LinearPacked(name, spec, made.get("bias"), FORMATS[held.packed].kernel)
             else:
-                base = PlainLinear(name, spec, made["weight"], made.get("bias"))
+                made_of = Float8Linear if plan.runs_float8(spec) else PlainLinear
+                base = made_of(name, spec, made["weight"], made.get("bias"))
             adapter = None if copied is not None else plan.method.adapter(path, spec, layer)
             return base if adapter is None else Adapted(base, adapter, self._adapter_params(adapter, count))
         if isinstance(spec, (Embedding, Norm)):

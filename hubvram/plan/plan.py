@@ -8,6 +8,8 @@ from math import prod
 from typing import Any
 
 from hubvram.architecture.modules import Architecture, Embedding, Linear, Module, Norm, Weight
+from hubvram.errors import SettingError
+from hubvram.plan import quantized
 from hubvram.plan.methods.base import Adapter, Context, Method, MethodPlan, NewParam, ParameterAdapter, Skip
 from hubvram.plan.network import Batch, is_half
 from hubvram.plan.optimizers import Optimizer, Trained
@@ -19,6 +21,17 @@ from hubvram.timeline.dtypes import BF16, BY_NAME, F16, F32, DType
 SEQ_CLS_HEADS = ("classifier", "score")
 """peft 0.21 ``PeftModelForSequenceClassification``: these are added to ``modules_to_save``."""
 
+FLOAT8 = (
+    "fp8: torchao's Float8Linear (per-tensor dynamic scaling, not compiled), the first that accelerate looks for, with bf16 "
+    "autocast; head and adapters stay in bf16"
+)
+
+UNFUSED = frozenset({"gptq", "awq", "hqq", "aqlm", "eetq"})
+"""Formats that know linear layers only: experts are quantised one by one."""
+
+LORA_FA_UNFROZEN = (0, 19, 2)
+"""peft from which on lora_A gets gradients again under LoRA-FA (its published runs need LoRA's memory since then)."""
+
 AUTOCAST: Mapping[str, DType | None] = {"no": None, "bf16": BF16, "fp16": F16, "fp8": BF16}
 
 
@@ -28,7 +41,13 @@ class Held:
 
     dtype: DType
     packed: str | None = None
-    """None, ``4bit``, ``8bit`` (bitsandbytes) or ``gptq``."""
+    """None, ``4bit``, ``8bit`` (bitsandbytes) or a name in `quantized.FORMATS`."""
+
+    @property
+    def trained(self) -> bool:
+        """Whether the packed weight itself can be trained."""
+        form = quantized.FORMATS.get(self.packed or "")
+        return form is not None and form.trained
 
 
 class Plan:
@@ -45,14 +64,21 @@ class Plan:
         stack: Stack,
         tokens: int,
         source_tokens: int,
+        stored: quantized.Stored | None = None,
     ) -> None:
         """Applies the method.
+
+        ``stored``: how the repository's weights are quantised.
 
         Raises:
             Skip: the model cannot take the method.
             SettingError: a config key the method does not have.
         """
-        if arch.legacy is not None and stack.transformers < (5,):
+        self.stored = stored
+        quant = dict(settings.quantization)
+        remarks: list[str] = []
+        self.packed = self._packed(method, quant, remarks)
+        if arch.legacy is not None and (stack.transformers < (5,) or self.packed in UNFUSED):
             arch = arch.legacy()
         self.arch = arch
         self.definition = method
@@ -66,8 +92,6 @@ class Plan:
             self.base_dtype = base_dtype = self.autocast
         self.training = method.training
         self.checkpointing = settings.gradient_checkpointing and method.training
-        quant = dict(settings.quantization)
-        self.packed = self._packed(method, quant)
         if self.packed in ("4bit", "8bit"):
             quant = {**QUANTIZATION_DEFAULTS, **quant}
         self.quantization = quant
@@ -77,6 +101,7 @@ class Plan:
         # and TRL leaves it out where the quantised base is sharded (is_sharded_qlora)
         self.prepared = (
             self.packed in ("4bit", "8bit")
+            and method.training
             and bool(quant["prepare_model_for_kbit_training"])
             and not (settings.num_gpus > 1 and settings.strategy == "fsdp")
         )
@@ -96,8 +121,12 @@ class Plan:
         self.method: MethodPlan = method.apply(context)
         if self.method.arch is not None:
             self.arch = self.method.arch
-        self.notes = context.notes
+        self.float8 = settings.mixed_precision == "fp8" and method.training
+        if self.float8:
+            remarks.append(FLOAT8)
+        self.notes = [*remarks, *context.notes]
         """What was assumed or done otherwise than asked, one sentence each."""
+        self._refuse_packed()
         if self.method.no_checkpointing and self.checkpointing:
             self.checkpointing = False
             self.notes.append(f"without gradient checkpointing: {self.method.no_checkpointing}")
@@ -125,17 +154,54 @@ class Plan:
         given = peft.get("modules_to_save") or ()
         return (*given, *(SEQ_CLS_HEADS if self.arch.task == "seqcls" else ()))
 
-    @staticmethod
-    def _packed(method: Method, quant: Mapping[str, Any]) -> str | None:
-        if quant.get("quant_method") == "gptq":
-            return "gptq"
-        if method.quantization:
-            return method.quantization
-        if quant.get("load_in_4bit"):
-            return "4bit"
-        if quant.get("load_in_8bit"):
-            return "8bit"
-        return None
+    def _packed(self, method: Method, quant: dict[str, Any], remarks: list[str]) -> str | None:
+        """How the base is held: as stored, as asked, as the method implies.
+
+        Raises:
+            Skip: the three do not go together.
+        """
+        if self.stored is not None and self.stored.unknown:
+            raise Skip(f"The weights are {self.stored.unknown}-quantised, which is not modelled: take the unquantised base.")
+        name = quant.get("quant_method")
+        given = "4bit" if quant.get("load_in_4bit") else "8bit" if quant.get("load_in_8bit") else None
+        form = quantized.FORMATS.get(str(name)) if name else None
+        if name and (form is None or form.trained):
+            known = ", ".join(n for n, f in quantized.FORMATS.items() if not f.trained)
+            raise SettingError(f"quant_method is {name!r}: it must be one of {known}.")
+        implied = method.quantization
+        if form is None:
+            on_disk = self.stored.settings if self.stored is not None else {}
+            if on_disk and implied and not on_disk.get(f"load_in_{implied}"):
+                raise Skip(f"The weights are {quantized.title(given or 'fp8')}-quantised: {method.name} quantises a plain base.")
+            return implied or given
+        if form.untrainable and method.training:
+            raise Skip(f"{form.untrainable}: take the unquantised base.")
+        if implied == "8bit" and quant.get("bits") != 8:
+            raise Skip(f"The weights are {form.title}-quantised: LLM.int8 needs a plain base.")
+        if method.training and (form.dequantised or quant.get("dequantize")):
+            remarks.append(form.dequantised or f"{form.title} weights are dequantised at load")
+            return implied
+        if implied == "4bit" and method.training:
+            remarks.append(f"the base stays {form.title}-quantised as it is stored; nothing is quantised to 4 bits again")
+        return str(name)
+
+    def _refuse_packed(self) -> None:
+        """Raises Skip where the method would train a weight that is packed."""
+        if not self.packed or not self.training:
+            return
+        for stack in self.arch.stacks.values():
+            for layer, kind in enumerate(stack.order):
+                for module in stack.blocks[kind].modules.values():
+                    path = f"{stack.prefix}.{layer}.{module.path}"
+                    part = module.parameters[0][0] if module.parameters else ""
+                    full = f"{path}.{part}" if part else path
+                    if self.held(path, module).packed and (
+                        self.method.trains(full, module, part) or self.method.copies(path, module, layer)
+                    ):
+                        raise Skip(
+                            f"The base's weights are {quantized.title(self.packed)}-quantised: "
+                            "train LoRA on them, or take the unquantised base."
+                        )
 
     # ---- how weights are held -------------------------------------------
 
@@ -143,14 +209,22 @@ class Plan:
         """dtype and packing of one module's weights."""
         if isinstance(module, Weight) and module.dtype is not None:
             return Held(BY_NAME[module.dtype])
-        if self.packed and isinstance(module, Linear) and module.role not in ("head", "router"):
-            if module.kind in ("Linear", "Conv1D"):
+        own = self.method.stores(path, module)
+        if own is not None:
+            return Held(self.base_dtype, own)
+        if self.packed and quantized.packs(self.packed, module):
+            if self.stored is None or not self.stored.keeps(path):
                 return Held(F32 if self.prepared else self.base_dtype, self.packed)
         if self.prepared and is_half(self.base_dtype):
             if self.trl_bf16 and not isinstance(module, Norm):
                 return Held(BF16)
             return Held(F32)
         return Held(self.base_dtype)
+
+    def runs_float8(self, module: Linear) -> bool:
+        """Whether accelerate turns a plain linear layer into torchao's Float8Linear (``utils/ao.py`` filter_linear_layers)."""
+        sides = module.in_features % 16 == 0 and module.out_features % 16 == 0
+        return self.float8 and sides and module.kind == "Linear" and module.role != "head"
 
     def saves(self, path: str) -> bool:
         """Whether PEFT keeps the module at ``path`` and trains a copy of it (peft ``utils/other.py`` _set_trainable).
@@ -200,7 +274,7 @@ class Plan:
             out += [(f"{path}.{part}", shape, copied, count) for part, shape in spec.parameters]
             return
         for part, shape in spec.parameters:
-            if (tied and part == "weight") or (how.packed and part == "weight"):
+            if (tied and part == "weight") or (how.packed and part == "weight" and not how.trained):
                 continue
             full = f"{path}.{part}" if part else path
             if self.method.trains(full, spec, part):
@@ -214,18 +288,33 @@ class Plan:
         elif isinstance(spec, Weight) and spec.adaptable:
             adapter = self.method.parameter_adapter(path, spec, layer)
         if adapter is not None:
-            out += [(p.name, p.shape, p.dtype, count) for p in adapter.params if self.trains_new(p)]
+            freezes = self.optimizer.freezes
+            out += [
+                (p.name, p.shape, p.dtype, count)
+                for p in adapter.params
+                if p.trainable and not (freezes is not None and freezes(p.name))
+            ]
 
     def trains_new(self, p: NewParam) -> bool:
-        """Whether a parameter that the method adds is trained: some optimizers keep part of them fixed."""
+        """Whether a parameter that the method adds gets a gradient: some optimizers keep part of them fixed."""
         freezes = self.optimizer.freezes
-        return p.trainable and not (freezes is not None and freezes(p.name))
+        if freezes is None or self.stack.peft >= LORA_FA_UNFROZEN:
+            return p.trainable
+        return p.trainable and not freezes(p.name)
 
     def trained(self) -> list[Trained]:
-        """Trained parameters as the optimizer meets them: embeddings, layers, the rest."""
+        """Trained parameters as the optimizer meets them: embeddings, layers, the rest.
+
+        Without those that no gradient ever reaches (an unused vision tower): they have no state.
+        """
+        idle = self.arch.facts.get("idle")
         inside = tuple(f"{s.prefix}." for s in self.arch.stacks.values())
         before, layers, after = [], [], []
         for name, shape, dt, count in self.trainable():
+            if idle is not None:
+                count -= min(count, idle(self.arch.facts, self.settings, name))
+                if not count:
+                    continue
             spec = self._owners.get(name)
             in_layers = name.startswith(inside)
             kind = ""

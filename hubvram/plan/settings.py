@@ -40,6 +40,12 @@ QUANTIZATION_KEYS = (
     "quant_method",
     "bits",
     "group_size",
+    "num_codebooks",
+    "nbits_per_codebook",
+    "in_group_size",
+    "out_group_size",
+    "weight_block_size",
+    "dequantize",
 )
 STACK_KEYS = ("transformers", "peft", "torch", "bitsandbytes", "accelerate", "trl", "flash-attn", "liger-kernel", "cuda")
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hubvram.architecture.modules import Embedding, Linear, Module, Weight, numel
+from hubvram.plan import quantized
 from hubvram.plan.methods.base import Adapter, ParameterAdapter
 from hubvram.plan.network import Network
 from hubvram.plan.optimizers import Scratch, state_bytes
 from hubvram.plan.plan import Plan
 from hubvram.timeline.dtypes import F32, U8
 from hubvram.timeline.ops import Ops
-from hubvram.timeline.ops.quantized import gptq_bytes, int8_bytes, nf4_bytes
+from hubvram.timeline.ops.quantized import int8_bytes, nf4_bytes
 from hubvram.timeline.tracer import ACTIVATIONS, GRADIENTS, OPTIMIZER, TEMPORARY, WEIGHTS, Param, Storage, Tracer
 
 CUBLAS_WORKSPACE = 8320 * 1024
@@ -24,10 +25,6 @@ CUBLAS_WORKSPACE = 8320 * 1024
 ``CUDABlas.cpp`` getChosenWorkspaceSize, ``:4096:2:16:8``). Forward and backward run in different threads: two."""
 CUBLAS_WORKSPACE_HOPPER = 32 * 1024 * 1024
 """The same from compute capability 9.0 on."""
-
-
-GPTQ_GROUP = 128
-"""Weights per scale where nothing says otherwise (auto-gptq's and the Hub's usual group size)."""
 
 
 LIGER_MODEL_TYPES = frozenset(
@@ -189,7 +186,7 @@ def _module(
         if tied and part == "weight":
             continue
         name = f"{path}.{part}" if part else path
-        if how.packed and part == "weight" and isinstance(spec, Linear):
+        if how.packed and part in ("weight", "") and isinstance(spec, (Linear, Weight)):
             sizes = packed_sizes(plan, how.packed, spec)
             held += [t.hold(size, count, WEIGHTS, f"{name} ({how.packed})", (size,), U8) for size in sizes]
             continue
@@ -215,16 +212,14 @@ def _module(
     return held
 
 
-def packed_sizes(plan: Plan, packed: str, spec: Linear) -> list[int]:
+def packed_sizes(plan: Plan, packed: str, spec: Linear | Weight) -> list[int]:
     """Bytes of each tensor that holds one quantised weight."""
-    if packed == "4bit":
-        return nf4_bytes(spec.in_features * spec.out_features, plan.double_quant)
-    if packed == "8bit":
-        return int8_bytes(spec.out_features, spec.in_features)
-    quant = plan.quantization
-    return gptq_bytes(
-        spec.out_features, spec.in_features, int(quant.get("bits", 4)), int(quant.get("group_size", GPTQ_GROUP))
-    )
+    if packed in quantized.FORMATS:
+        return quantized.sizes(packed, spec, plan.quantization, plan.base_dtype)
+    n = numel(spec) if isinstance(spec, Weight) else spec.in_features * spec.out_features
+    if packed == "4bit" or isinstance(spec, Weight):
+        return nf4_bytes(n, plan.double_quant)
+    return int8_bytes(spec.out_features, spec.in_features)
 
 
 def optimizer_states(plan: Plan, t: Tracer) -> list[Storage | None]:
@@ -275,7 +270,7 @@ def unit_bytes(plan: Plan) -> tuple[int, int]:
 
 def _held_size(plan: Plan, path: str, module: Module) -> int:
     how = plan.held(path, module)
-    if how.packed and isinstance(module, Linear):
+    if how.packed and isinstance(module, (Linear, Weight)):
         return sum(packed_sizes(plan, how.packed, module))
     return numel(module) * how.dtype.size
 
