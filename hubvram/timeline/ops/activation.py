@@ -108,10 +108,12 @@ class ActivationOps(NormOps):
         negative = self.add_scalar(self.softplus(alpha_n))
         above = self.ones(x.shape, BOOL, "xielu x > 0")
         left = self.add(self.mul(self.mul(positive, x), x), self.scale(x, "xielu beta"))
-        bent = self.sub(self.unary("expm1", self._minimum(x), keeps="result", passing=1), x)
-        right = self.add(self.mul(bent, negative), self.scale(x, "xielu beta"))
-        del bent
+        right = self.add(self.mul(self._bent(x), negative), self.scale(x, "xielu beta"))
         return self._where(above, left, right)
+
+    def _bent(self, x: Tensor) -> Tensor:
+        """``expm1(min(x, eps)) - x``; expm1 is on autocast's fp32 list."""
+        return self.sub(self.unary("expm1", self.upper(self._minimum(x)), keeps="result", passing=1), x)
 
     def _minimum(self, x: Tensor) -> Tensor:
         """``torch.min(x, constant)``: keeps x; backward makes two masks, half the gradient and the result."""
