@@ -26,6 +26,8 @@ FLOAT8 = (
     "autocast; head and adapters stay in bf16"
 )
 
+EXPERTS_DEQUANTISED = "buffers in which backward dequantises FP8 experts (1 GiB at most)"
+
 UNFUSED = frozenset({"gptq", "awq", "hqq", "aqlm", "eetq"})
 """Formats that know linear layers only: experts are quantised one by one."""
 
@@ -127,6 +129,8 @@ class Plan:
         self.notes = [*remarks, *context.notes]
         """What was assumed or done otherwise than asked, one sentence each."""
         self._refuse_packed()
+        if self.packed == "fp8" and self.training and self._packed_experts():
+            self.method.not_counted = (*self.method.not_counted, EXPERTS_DEQUANTISED)
         if self.method.no_checkpointing and self.checkpointing:
             self.checkpointing = False
             self.notes.append(f"without gradient checkpointing: {self.method.no_checkpointing}")
@@ -184,6 +188,12 @@ class Plan:
         if implied == "4bit" and method.training:
             remarks.append(f"the base stays {form.title}-quantised as it is stored; nothing is quantised to 4 bits again")
         return str(name)
+
+    def _packed_experts(self) -> bool:
+        blocks = [block for stack in self.arch.stacks.values() for block in stack.blocks]
+        return any(
+            isinstance(m, Weight) and quantized.packs(str(self.packed), m) for b in blocks for m in b.modules.values()
+        )
 
     def _refuse_packed(self) -> None:
         """Raises Skip where the method would train a weight that is packed."""

@@ -30,7 +30,16 @@ def build(config: Config, header: Header) -> Architecture:
     )
     modules["p_norm"] = Norm("model.multi_modal_projector.mm_soft_emb_norm", facts["hidden"])
     facts |= {"tokens": tokens, "width": text.hidden_size}
-    return joined(config, text, "gemma3", modules, {"vision": stack}, {"vision": facts}, images)
+    return joined(config, text, "gemma3", modules, {"vision": stack}, {"vision": facts, "idle": idle}, images)
+
+
+def idle(facts: Any, settings: Any, name: str) -> int:
+    """Copies of a parameter that get no gradient: all of the image side without images, a pooling head always."""
+    if not name.startswith(("model.vision_tower.", "model.multi_modal_projector.")):
+        return 0
+    if settings.image_tokens == 0:
+        return int(facts["vision"]["layers"])
+    return int(".head." in name)
 
 
 def images(g: Any, net: Any, batch: Any, x: Any) -> Any:

@@ -158,7 +158,19 @@ def build(config: Config, header: Header) -> Architecture:
         "upto": layer, "features": len(chosen), "drop": drop, "tokens": facts["grid"] ** 2 + (clip and not drop),
         "projector_act": config.text("projector_hidden_act", default="gelu"), "width": width,
     }
-    return joined(config, text, "llava", modules, {"vision": stack}, {"vision": facts}, images)
+    return joined(config, text, "llava", modules, {"vision": stack}, {"vision": facts, "idle": idle}, images)
+
+
+def idle(facts: Any, settings: Any, name: str) -> int:
+    """Copies of a parameter that get no gradient: all of the image side without images, layers above the one used."""
+    f = facts["vision"]
+    if not name.startswith(("model.vision_tower.", "model.multi_modal_projector.")):
+        return 0
+    if settings.image_tokens == 0:
+        return int(f["layers"])
+    if ".encoder.layers." in name:
+        return int(f["layers"] - f["upto"])
+    return int(".post_layernorm." in name or ".head." in name)
 
 
 def images(g: Any, net: Any, batch: Any, x: Any) -> Any:

@@ -61,7 +61,7 @@ def build(config: Config, header: Header) -> Architecture:
     vision = with_defaults(config.sub("vision_config"), VISION[model_type], f"{config.where}:vision_config")
     modules, stack, facts = tower(vision, model_type)
     return joined(
-        config, text, "qwen_vl", modules, {"vision": stack}, {"vision": facts, "mrope": True}, images, (TEXT_ONLY,)
+        config, text, "qwen_vl", modules, {"vision": stack}, {"vision": facts, "idle": idle}, images, (TEXT_ONLY,)
     )
 
 
@@ -120,6 +120,11 @@ def tower(v: Config, model_type: str) -> tuple[dict[str, Module], Stack, dict[st
         "act": v.text("hidden_act", default="quick_gelu"), "rms": rms, "layers": layers, "deep": tuple(deep),
     }
     return modules, Stack(f"{path}.blocks", (Block(block),), (0,) * layers), facts
+
+
+def idle(facts: Any, settings: Any, name: str) -> int:
+    """Copies of a parameter that get no gradient: the whole vision side of a text-only batch."""
+    return int(facts["vision"]["layers"]) if name.startswith("model.visual.") and not settings.image_tokens else 0
 
 
 def images(g: Any, net: Any, batch: Any, x: Any) -> Any:
