@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hubvram.errors import BadConfigError
+from hubvram.snapshot import gguf
 from hubvram.snapshot.header import LENGTH_BYTES, Header, merge_tensors
+from hubvram.snapshot.kinds import components, kind_notes
 from hubvram.snapshot.layout import Layout, ListedFile, ShardIndex, describe_files, total_size_warning
 from hubvram.snapshot.records import Snapshot, SourceKind
 from hubvram.snapshot.text import shown
@@ -63,24 +65,27 @@ def build_snapshot(
     indexes: Mapping[str, ShardIndex],
     listed: Iterable[ListedFile],
     metadata: Mapping[str, Any],
+    pairs: Mapping[str, Any] | None = None,
     warnings: Iterable[str] = (),
 ) -> Snapshot:
     """Put a snapshot together.
 
     ``config`` is what ``layout.config`` holds: only a model's goes into
     ``Snapshot.config``, an adapter's or a pipeline's into the metadata.
+    ``pairs`` are those of a GGUF header.
     """
-    notes = list(warnings)
-    extra: dict[str, Any] = {"layout": layout.kind}
-    model_config: Mapping[str, Any] = {}
-    if layout.kind == "model":
-        model_config = config
-        if layout.config is None:
-            notes.append("the repo has no config.json: only its tensors are known")
-    else:
-        extra["adapter_config" if layout.kind == "adapter" else "model_index"] = config
-        what = "a PEFT adapter" if layout.kind == "adapter" else "a pipeline of several models"
-        notes.append(f"the repo is {what}, not one model: its tensors are counted, it has no config.json of its own")
+    notes = [*warnings, *layout.notes]
+    extra: dict[str, Any] = {"layout": "gguf" if layout.format == "gguf" else layout.kind}
+    model_config = config if layout.kind == "model" else {}
+    if layout.format == "gguf":
+        extra["gguf"] = gguf.summary(pairs or {})
+        extra["base_model"] = metadata.get("base_model") or gguf.base_model(pairs or {})
+    elif layout.kind == "adapter":
+        extra["adapter_config"] = config
+    elif layout.kind == "pipeline":
+        extra["model_index"] = config
+        extra["components"] = components(layout, config, headers)
+    notes += kind_notes(layout, config, {**metadata, **extra})
     for path, index in indexes.items():
         shards = set(index.shards)
         data = sum(h.data_bytes for f, h in headers.items() if f in shards)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -54,6 +54,12 @@ class Header:
     data_bytes: int
     """Length of the data section: where the last tensor ends."""
     warnings: tuple[str, ...] = ()
+
+    def at(self, file: str) -> Header:
+        """The header of the same content at another path."""
+        if all(t.file == file for t in self.tensors):
+            return self
+        return replace(self, tensors=tuple(t._replace(file=file) for t in self.tensors))
 
 
 class _DuplicateError(ValueError):

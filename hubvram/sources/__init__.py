@@ -16,7 +16,7 @@ from hubvram.sources.refs import DEFAULT_ENDPOINT, RepoRef, effective_endpoint, 
 
 if TYPE_CHECKING:
     from hubvram.snapshot.records import Snapshot
-    from hubvram.sources.records import RepoInfo, Source
+    from hubvram.sources.records import Known, RepoInfo, Selection, Source
 
 __all__ = [
     "DEFAULT_ENDPOINT",
@@ -50,6 +50,7 @@ def open_source(
     deadline: float | None = None,
     allow_conversion_pr: bool = False,
     offline: bool = False,
+    known: Known | None = None,
     on_wait: Callable[[str], None] | None = None,
 ) -> Source:
     """The source that can read ``ref``; close it when done. One Hub source serves many repos and threads.
@@ -63,6 +64,7 @@ def open_source(
         allow_conversion_pr: read the Hub bot's open safetensors conversion
             where the repo itself has no safetensors.
         offline: refuse to use the network.
+        known: the cache, asked for files by their content.
         on_wait: told, in a sentence, before a long wait.
 
     Raises:
@@ -86,6 +88,7 @@ def open_source(
         timeout=timeout,
         deadline=deadline,
         allow_conversion_pr=allow_conversion_pr,
+        known=known,
         on_wait=on_wait,
     )
 
@@ -127,6 +130,7 @@ def fetch_snapshot(
     allow_conversion_pr: bool = False,
     offline: bool = False,
     info: RepoInfo | None = None,
+    selection: Selection | None = None,
     source: Source | None = None,
     on_wait: Callable[[str], None] | None = None,
 ) -> Snapshot:
@@ -135,6 +139,7 @@ def fetch_snapshot(
     Args:
         ref: from `parse_ref`.
         info: from `resolve_head`, to save the first request.
+        selection: a variant or a file to read instead of what transformers would load.
         source: one that is already open, for many repos; the other arguments
             are then its own.
         endpoint: as `open_source`.
@@ -159,7 +164,7 @@ def fetch_snapshot(
         on_wait=on_wait,
     )
     try:
-        return opened.snapshot(ref, info if info is not None else _resolve(opened, ref))
+        return opened.snapshot(ref, info if info is not None else _resolve(opened, ref), selection)
     finally:
         if source is None:
             opened.close()

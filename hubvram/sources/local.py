@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 from hubvram.errors import CorruptHeaderError, EntryNotFoundError, RepoNotFoundError, SettingError
 from hubvram.snapshot.assemble import MAX_CONFIG_BYTES, build_snapshot, check_config_size, parse_config
+from hubvram.snapshot.gguf import read_gguf
 from hubvram.snapshot.header import LENGTH_BYTES, Header, corrupt, header_length, parse_header
-from hubvram.snapshot.layout import Layout, ListedFile, ShardIndex, choose, parse_index
+from hubvram.snapshot.layout import Layout, ListedFile, choose, parse_index
+from hubvram.snapshot.pickled import read_checkpoint
 from hubvram.snapshot.records import Snapshot
 from hubvram.snapshot.text import shown
-from hubvram.sources.records import RepoInfo
+from hubvram.sources.records import Contents, RepoInfo, Selection
 from hubvram.sources.refs import DEFAULT_REVISION, RepoRef
 
 _MAX_INDEX_BYTES = 100_000_000
@@ -51,21 +52,16 @@ class LocalSource:
             files=tuple(files),
         )
 
-    def snapshot(self, ref: RepoRef, info: RepoInfo) -> Snapshot:
+    def snapshot(self, ref: RepoRef, info: RepoInfo, selection: Selection | None = None) -> Snapshot:
         """Read config and headers.
 
         Raises:
-            NoSafetensorsError: if the folder has no safetensors layout.
+            NoSafetensorsError: if the folder holds no weights.
             HubvramError: for a broken config, index or header.
         """
-        root = _root(ref)
-        layout = choose(info.files, info.repo_id)
-        config: dict[str, Any] = {}
-        if layout.config is not None:
-            check_config_size(next(f.size for f in info.files if f.path == layout.config), layout.config, info.repo_id)
-            raw = _read(root, layout.config, MAX_CONFIG_BYTES, info)
-            config = parse_config(raw, layout.config, info.repo_id)
-        headers, indexes = self._headers(root, layout, info)
+        chosen = selection or Selection()
+        layout = choose(info.files, info.repo_id, variant=chosen.variant, file=chosen.file)
+        contents = read_folder(_root(ref), layout, info)
         return build_snapshot(
             repo_id=info.repo_id,
             requested_revision=ref.requested_revision,
@@ -73,29 +69,39 @@ class LocalSource:
             endpoint=None,
             source="local",
             layout=layout,
-            config=config,
-            headers=headers,
-            indexes=indexes,
+            config=contents.config,
+            headers=contents.headers,
+            indexes=contents.indexes,
             listed=info.files,
             metadata=info.metadata,
+            pairs=contents.pairs,
         )
 
     def close(self) -> None:
         """Nothing to let go of."""
 
-    def _headers(self, root: Path, layout: Layout, info: RepoInfo) -> tuple[dict[str, Header], dict[str, ShardIndex]]:
-        listed = {f.path for f in info.files}
-        indexes: dict[str, ShardIndex] = {}
-        headers: dict[str, Header] = {}
-        for component in layout.components:
-            paths: tuple[str, ...] = (component.single,) if component.single else ()
-            if component.index:
-                raw = _read(root, component.index, _MAX_INDEX_BYTES, info)
-                indexes[component.index] = parse_index(raw, component.index, info.repo_id, listed)
-                paths = indexes[component.index].shards
-            for path in paths:
-                headers[path] = _header(root, path, info)
-        return headers, indexes
+
+def read_folder(root: Path, layout: Layout, info: RepoInfo) -> Contents:
+    """Config and headers of a folder.
+
+    Raises:
+        HubvramError: for a broken or missing config, index or header.
+    """
+    contents = Contents()
+    listed = {f.path for f in info.files}
+    if layout.config is not None:
+        check_config_size(next(f.size for f in info.files if f.path == layout.config), layout.config, info.repo_id)
+        raw = _read(root, layout.config, MAX_CONFIG_BYTES, info)
+        contents.config = parse_config(raw, layout.config, info.repo_id)
+    for component in layout.components:
+        paths: tuple[str, ...] = (component.single,) if component.single else component.family
+        if component.index:
+            raw = _read(root, component.index, _MAX_INDEX_BYTES, info)
+            contents.indexes[component.index] = parse_index(raw, component.index, info.repo_id, listed)
+            paths = contents.indexes[component.index].shards
+        for path in paths:
+            contents.headers[path] = _header(root, path, info, contents)
+    return contents
 
 
 def _root(ref: RepoRef) -> Path:
@@ -126,9 +132,15 @@ def _read(root: Path, path: str, limit: int, info: RepoInfo) -> bytes:
     return raw
 
 
-def _header(root: Path, path: str, info: RepoInfo) -> Header:
+def _header(root: Path, path: str, info: RepoInfo, contents: Contents) -> Header:
     try:
         with (root / path).open("rb") as file:
+            if path.endswith(".gguf"):
+                header, pairs = read_gguf(file, path, info.repo_id)
+                contents.pairs = contents.pairs or pairs
+                return header
+            if not path.endswith(".safetensors"):
+                return read_checkpoint(file, path, info.repo_id)
             size = os.fstat(file.fileno()).st_size
             length = header_length(file.read(LENGTH_BYTES), path, file_size=size, repo_id=info.repo_id)
             raw = file.read(length)

@@ -8,8 +8,9 @@ as many zeros as the real one has bytes, made while they are sent.
 
 A folder holds ``<org>/<name>/meta.json`` (``sha``, ``siblings`` with sizes,
 ``gated``, ``private``, ``tags``...), ``headers/<file>.json.gz`` per
-safetensors file, and other files (config.json, indexes) as they are. Under
-``refs/pr/<n>/`` lies what a pull request adds.
+safetensors file, ``parts/<file>.head.gz`` and ``.tail.gz`` with the beginning
+and the end of other binary files, and other files (config.json, indexes) as
+they are. Under ``refs/pr/<n>/`` lies what a pull request adds.
 """
 
 from __future__ import annotations
@@ -38,10 +39,11 @@ _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 @dataclass(frozen=True)
 class Content:
-    """The bytes of a file: ``head``, then zeros up to ``size``."""
+    """The bytes of a file: ``head``, then zeros, and ``tail`` at the end of ``size``."""
 
     head: bytes
     size: int
+    tail: bytes = b""
 
     def read(self, start: int, stop: int) -> Iterator[bytes]:
         """Bytes ``start`` to ``stop`` (not included) in pieces."""
@@ -49,15 +51,18 @@ class Content:
         if start < len(self.head):
             yield self.head[start:stop]
             start = min(len(self.head), stop)
-        while start < stop:
-            piece = _ZEROS[: min(len(_ZEROS), stop - start)]
+        behind = self.size - len(self.tail)
+        while start < min(stop, behind):
+            piece = _ZEROS[: min(len(_ZEROS), min(stop, behind) - start)]
             yield piece
             start += len(piece)
+        if start < stop:
+            yield self.tail[start - behind : stop - behind]
 
     @property
     def etag(self) -> str:
         """A hash of the content (of head and size, which determine it)."""
-        return hashlib.sha256(self.head + str(self.size).encode()).hexdigest()
+        return hashlib.sha256(self.head + str(self.size).encode() + self.tail).hexdigest()
 
 
 class Answer(NamedTuple):
@@ -124,11 +129,16 @@ def _revision(folder: Path, sha: str, siblings: list[dict[str, Any]]) -> Revisio
         path, size = str(item["rfilename"]), int(item["size"])
         header = folder / "headers" / f"{path}.json.gz"
         plain = folder / path
+        part = folder / "parts" / path
         if header.is_file():
             raw = gzip.decompress(header.read_bytes())
             # Writers pad the header so that the data begins at a multiple of eight.
             raw += b" " * (-len(raw) % 8)
             files[path] = Content(len(raw).to_bytes(8, "little") + raw, size)
+        elif (head := part.with_name(f"{part.name}.head.gz")).is_file():
+            tail = part.with_name(f"{part.name}.tail.gz")
+            end = gzip.decompress(tail.read_bytes()) if tail.is_file() else b""
+            files[path] = Content(gzip.decompress(head.read_bytes()), size, end)
         elif plain.is_file():
             body = plain.read_bytes()
             files[path] = Content(body, len(body))

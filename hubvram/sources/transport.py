@@ -32,6 +32,8 @@ DEFAULT_TIMEOUT = 10.0
 _MAX_REDIRECTS = 6
 _CHUNK = 16_384
 _ERROR_BODY = 2_000
+_FAR = 100_000_000
+"""What is read and dropped at most, of a server that ignores ranges, to get to a place in a file."""
 _T = TypeVar("_T")
 Params = Mapping[str, str] | Sequence[tuple[str, str]]
 """A query: pairs where a name may come twice."""
@@ -188,6 +190,25 @@ class Transport:
             )
         return data + rest, total
 
+    def read_range(
+        self, path: str, start: int, stop: int, *, repo_id: str, revision: str | None = None
+    ) -> tuple[bytes, int | None]:
+        """Bytes ``start`` to ``stop`` (not included) of a file, and its size where the server says it.
+
+        Raises:
+            HubvramError: as `get_bytes`; NetworkError also where the file
+                ends before, or the server ignores ranges and the place is far
+                into the file.
+        """
+        data, total, _ = self._range(path, start, stop, None, repo_id, revision)
+        if len(data) < stop - start:
+            raise NetworkError(
+                f"{repo_id}: {shown(path)} ends before byte {stop:,}, where the listing says it goes on",
+                hint="the server may have an old copy: try again later",
+                repo_id=repo_id,
+            )
+        return data, total
+
     # -- one logical request --------------------------------------------------
 
     def _range(
@@ -214,6 +235,12 @@ class Transport:
                     raise Retryable(f"{reply.host} sent {len(body)} of {size} bytes")
                 return body, total, total is not None and end + 1 >= total
             # The server ignores ranges: take what is needed off the stream, then hang up.
+            if start > _FAR:
+                raise NetworkError(
+                    f"{repo_id}: {reply.host} ignores ranges, and would send all of {shown(path)}",
+                    hint="ask another Hub: --endpoint https://huggingface.co",
+                    repo_id=repo_id,
+                )
             total = reply.length
             body, size = self._read(reply, stop, needed)
             if total is not None and len(body) < min(size, total):

@@ -17,7 +17,6 @@ from hubvram.errors import (
     GatedRepoError,
     HubvramError,
     NetworkError,
-    NoSafetensorsError,
     RateLimitError,
     RepoNotFoundError,
     RevisionNotFoundError,
@@ -141,14 +140,6 @@ def test_nobody_listens() -> None:
     assert "127.0.0.1:9" in error.message
 
 
-def test_only_pickles(hub: FakeHub) -> None:
-    error = refused(hub, NoSafetensorsError, "EleutherAI/gpt-j-6b")
-    assert error.exit_code == 6
-    assert "pytorch_model.bin" in error.message
-    assert "--allow-conversion-pr" in error.hint
-    assert len(hub.log) == 1
-
-
 def test_the_conversion_pull_request_of_the_bot(hub: FakeHub) -> None:
     snapshot = fetch(hub, "EleutherAI/gpt-j-6b", allow_conversion_pr=True)
     assert sum(t.numel for t in snapshot.tensors) == 6_050_882_784
@@ -164,24 +155,9 @@ def test_no_conversion_on_offer(hub: FakeHub) -> None:
     assert found is not None
     for pull in found.meta["pull_requests"]:
         pull["author"] = "somebody"
-    error = refused(hub, NoSafetensorsError, "EleutherAI/gpt-j-6b", allow_conversion_pr=True)
-    assert "SFconvertbot" in error.message
-
-
-@pytest.mark.parametrize("allowed", [False, True])
-def test_only_gguf(hub: FakeHub, allowed: bool) -> None:
-    error = refused(hub, NoSafetensorsError, "TheBloke/Mistral-7B-v0.1-GGUF", allow_conversion_pr=allowed)
-    assert "GGUF" in error.message
-    assert "base model is mistralai/Mistral-7B-v0.1" in error.hint
-    assert len(hub.log) == 1
-
-
-def test_only_gguf_and_a_card_that_names_nothing_usable(hub: FakeHub) -> None:
-    found = hub.inner.repo("TheBloke/Mistral-7B-v0.1-GGUF")
-    assert found is not None
-    for base in (None, "a b", ["x/y", "z/w"], {"a": 1}, "../../x", "\x1b[31m/x"):
-        found.meta["cardData"] = {"base_model": base}
-        assert "model card names" in (refused(hub, NoSafetensorsError, "TheBloke/Mistral-7B-v0.1-GGUF").hint or "")
+    snapshot = fetch(hub, "EleutherAI/gpt-j-6b", allow_conversion_pr=True)
+    assert sum(t.numel for t in snapshot.tensors) == 6_050_882_784, "the pickle is read instead"
+    assert any("no open conversion pull request by SFconvertbot" in w for w in snapshot.warnings)
 
 
 def test_config_that_is_no_json(hub: FakeHub) -> None:

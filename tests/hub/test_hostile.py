@@ -15,7 +15,8 @@ from locations import NetworkForbiddenError
 
 from hubvram.errors import NoSafetensorsError
 from hubvram.sources import chunks
-from hubvram.sources.hub import _listing, _metadata
+from hubvram.sources.model_api import listing as _listing
+from hubvram.sources.model_api import metadata as _metadata
 from hubvram.sources.loopback import Content
 
 _keys = st.sampled_from(
