@@ -82,6 +82,15 @@ class PositionOps(QuantizedOps):
 
         return self.apply("mean", (x,), (x.shape[0], x.shape[2]), dt, bw)
 
+    def mean_all(self, x: Tensor) -> Tensor:
+        """``x.mean()``: one number; backward spreads it."""
+        new, n, dt, shape = self.t.new, x.n, x.dt, x.shape
+
+        def bw(g: Storage) -> Sequence[Storage | None]:
+            return (new(n * dt.size, "mean backward", shape, dt),)
+
+        return self.apply("mean", (x,), (), dt, bw)
+
     # ---- attention with a position bias ----------------------------------
 
     def attention_biased(
