@@ -22,8 +22,8 @@ SEQ_CLS_HEADS = ("classifier", "score")
 """peft 0.21 ``PeftModelForSequenceClassification``: these are added to ``modules_to_save``."""
 
 FLOAT8 = (
-    "fp8: torchao's Float8Linear (per-tensor dynamic scaling, not compiled), the first that accelerate looks for, with bf16 "
-    "autocast; head and adapters stay in bf16"
+    "fp8: torchao's Float8Linear (per-tensor dynamic scaling, not compiled), the first that accelerate looks for, "
+    "with bf16 autocast; head and adapters stay in bf16"
 )
 
 EXPERTS_DEQUANTISED = "buffers in which backward dequantises FP8 experts (1 GiB at most)"
@@ -165,7 +165,7 @@ class Plan:
             Skip: the three do not go together.
         """
         if self.stored is not None and self.stored.unknown:
-            raise Skip(f"The weights are {self.stored.unknown}-quantised, which is not modelled: take the unquantised base.")
+            raise Skip(f"Weights quantised by {self.stored.unknown} are not modelled: take the unquantised base.")
         name = quant.get("quant_method")
         given = "4bit" if quant.get("load_in_4bit") else "8bit" if quant.get("load_in_8bit") else None
         form = quantized.FORMATS.get(str(name)) if name else None
@@ -176,7 +176,8 @@ class Plan:
         if form is None:
             on_disk = self.stored.settings if self.stored is not None else {}
             if on_disk and implied and not on_disk.get(f"load_in_{implied}"):
-                raise Skip(f"The weights are {quantized.title(given or 'fp8')}-quantised: {method.name} quantises a plain base.")
+                held = quantized.title(given or "4bit")
+                raise Skip(f"The weights are {held}-quantised: {method.name} quantises a plain base.")
             return implied or given
         if form.untrainable and method.training:
             raise Skip(f"{form.untrainable}: take the unquantised base.")
@@ -186,7 +187,7 @@ class Plan:
             remarks.append(form.dequantised or f"{form.title} weights are dequantised at load")
             return implied
         if implied == "4bit" and method.training:
-            remarks.append(f"the base stays {form.title}-quantised as it is stored; nothing is quantised to 4 bits again")
+            remarks.append(f"the base stays {form.title}-quantised as stored; nothing is quantised to 4 bits again")
         return str(name)
 
     def _packed_experts(self) -> bool:
@@ -222,17 +223,19 @@ class Plan:
         own = self.method.stores(path, module)
         if own is not None:
             return Held(self.base_dtype, own)
-        if self.packed and quantized.packs(self.packed, module):
-            if self.stored is None or not self.stored.keeps(path):
-                return Held(F32 if self.prepared else self.base_dtype, self.packed)
+        if self.packed and quantized.packs(self.packed, module) and not self._kept(path):
+            return Held(F32 if self.prepared else self.base_dtype, self.packed)
         if self.prepared and is_half(self.base_dtype):
             if self.trl_bf16 and not isinstance(module, Norm):
                 return Held(BF16)
             return Held(F32)
         return Held(self.base_dtype)
 
+    def _kept(self, path: str) -> bool:
+        return self.stored is not None and self.stored.keeps(path)
+
     def runs_float8(self, module: Linear) -> bool:
-        """Whether accelerate turns a plain linear layer into torchao's Float8Linear (``utils/ao.py`` filter_linear_layers)."""
+        """Whether accelerate makes a Float8Linear of a plain linear layer (``utils/ao.py`` filter_linear_layers)."""
         sides = module.in_features % 16 == 0 and module.out_features % 16 == 0
         return self.float8 and sides and module.kind == "Linear" and module.role != "head"
 
@@ -319,7 +322,9 @@ class Plan:
         """
         idle = self.arch.facts.get("idle")
         inside = tuple(f"{s.prefix}." for s in self.arch.stacks.values())
-        before, layers, after = [], [], []
+        before: list[Trained] = []
+        layers: list[Trained] = []
+        after: list[Trained] = []
         for name, shape, dt, count in self.trainable():
             if idle is not None:
                 count -= min(count, idle(self.arch.facts, self.settings, name))

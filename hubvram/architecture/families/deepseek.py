@@ -27,8 +27,6 @@ from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Block, Embedding, Linear, Module, Norm, Stack, Weight
 from hubvram.timeline.dtypes import F32
 
-DEQUANTISED = "FP8 weights are dequantised to the training dtype when loaded: transformers does not train FP8 weights."
-
 DEFAULTS: Mapping[str, Mapping[str, int]] = {
     "deepseek_v2": {
         "n_routed_experts": 64, "n_shared_experts": 2, "moe_intermediate_size": 1407, "first_k_dense_replace": 0,
@@ -102,7 +100,6 @@ def _build(config: Config, header: Header, *, legacy: bool) -> Architecture:
     blocks = (Block(dense, {"sparse": False}), Block(sparse, {"sparse": True}))
     order = tuple(int(i >= first) for i in range(layers))
     tied = config.flag("tie_word_embeddings", default=False)
-    quantised = config.sub("quantization_config")
     nope, rope, value = size("qk_nope_head_dim"), size("qk_rope_head_dim"), size("v_head_dim")
     return Architecture(
         family="deepseek",
@@ -124,7 +121,7 @@ def _build(config: Config, header: Header, *, legacy: bool) -> Architecture:
         head_dim=nope + rope,
         max_seq_len=config.optional("max_position_embeddings"),
         tied={"lm_head": "embed"} if tied else {},
-        assumptions=(*((EVEN,) if legacy else ()), *((DEQUANTISED,) if quantised is not None else ())),
+        assumptions=(EVEN,) if legacy else (),
         facts={
             "act": config.text("hidden_act", default="silu"),
             "v3": v3,

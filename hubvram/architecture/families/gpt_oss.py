@@ -14,7 +14,6 @@ from hubvram.architecture.families.llama import layer_kinds
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Block, Embedding, Linear, Module, Norm, Stack, Weight
 
-DEQUANTISED = "MXFP4 experts are dequantised to the training dtype when loaded, as transformers does for training."
 EAGER = "Attention with sinks runs eagerly, whatever attn_implementation says: sdpa does not support it."
 
 
@@ -52,7 +51,6 @@ def build(config: Config, header: Header) -> Architecture:
         "down_bias": Weight("mlp.experts.down_proj_bias", (count, hidden)),
     }
     tied = config.flag("tie_word_embeddings", default=False)
-    packed = config.sub("quantization_config") is not None or header.has_suffix("gate_up_proj_blocks")
     return Architecture(
         family="gpt_oss",
         model_type="gpt_oss",
@@ -73,7 +71,7 @@ def build(config: Config, header: Header) -> Architecture:
         head_dim=head_dim,
         max_seq_len=config.optional("max_position_embeddings"),
         tied={"lm_head": "embed"} if tied else {},
-        assumptions=(EAGER, DEQUANTISED) if packed else (EAGER,),
+        assumptions=(EAGER,),
         facts={
             "kinds": kinds,
             "rotary_dim": head_dim,

@@ -57,7 +57,9 @@ class LayersPlan(MethodPlan):
 def _lisa(ctx: Context) -> MethodPlan:
     n = len(decoder(ctx.arch).order)
     k = min(n, number(ctx, "lisa_activated_layers"))
-    ctx.notes.append("which layers are drawn is random: the last ones are taken; states of layers drawn before are not kept")
+    ctx.notes.append(
+        "which layers are drawn is random: the last ones are taken; states of layers drawn before are not kept"
+    )
     return LayersPlan(ctx, frozenset(range(n - k, n)), outside=True)
 
 
@@ -73,7 +75,7 @@ def _badam(ctx: Context) -> MethodPlan:
         raise SettingError(f"badam_start_block is {start}: the model has {n} layers.")
     plan = LayersPlan(ctx, frozenset([int(start)]))
     plan.optimizer = find("badam")
-    ctx.notes.append(f"layer {start} is the active block; the first layer's needs the most: backward runs through all others")
+    ctx.notes.append(f"layer {start} is the active block; the first needs the most: backward runs through all others")
     return plan
 
 
@@ -157,7 +159,12 @@ METHODS = [
         "parameters of one layer",
         "badam 1.4; LLaMA-Factory use_badam; arXiv:2404.02827",
         _badam,
-        {"badam_mode": "layer", "badam_start_block": None, "badam_switch_mode": "ascending", "badam_switch_interval": 50},
+        {
+            "badam_mode": "layer",
+            "badam_start_block": None,
+            "badam_switch_mode": "ascending",
+            "badam_switch_interval": 50,
+        },
     ),
     _method(
         "spectrum",

@@ -132,7 +132,7 @@ METHODS = [
     _method(
         "q_galore",
         "Q-GaLore",
-        "every parameter; linear layers are held as 8-bit integers, 8-bit Adam works on projected gradients, 4-bit projections",
+        "every parameter; linear layers are 8-bit integers, 8-bit Adam works on projected gradients, 4-bit projections",
         "q-galore-torch 1.0; arXiv:2407.08296",
         _q_galore,
         {**GALORE_KEYS, "galore_rank": 256},
@@ -140,7 +140,7 @@ METHODS = [
     _method(
         "apollo",
         "APOLLO",
-        "every parameter; gradients are scaled channel by channel with factors found in a random projection of rank 128",
+        "every parameter; gradients are scaled by channel, with factors found in a random projection of rank 128",
         "apollo-torch 1.0.3; arXiv:2412.05270",
         _apollo,
         APOLLO_KEYS,

@@ -14,6 +14,7 @@ from typing import Any
 
 from hubvram.errors import SettingError
 from hubvram.plan.optimizers.base import Optimizer, Scratch, Trained, state_bytes, state_sizes
+from hubvram.timeline.dtypes import BF16, DType
 
 MODULES = (
     "torch_adam",
@@ -77,11 +78,9 @@ def catalogue() -> list[dict[str, Any]]:
     ]
 
 
-def per_parameter(optimizer: Optimizer) -> float:
-    """State bytes per parameter on the GPU of one bf16 linear layer of 4096 x 4096, to three places."""
-    from hubvram.timeline.dtypes import BF16
-
-    p = Trained("weight", (4096, 4096), BF16, kind="linear")
+def per_parameter(optimizer: Optimizer, dtype: DType = BF16) -> float:
+    """State bytes per parameter on the GPU of one linear layer of 4096 x 4096, to three places."""
+    p = Trained("weight", (4096, 4096), dtype, kind="linear")
     return round(sum(state_sizes(optimizer, p)) / p.n, 3)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hubvram.timeline.dtypes import F32, DType
+from hubvram.timeline.dtypes import DType
 from hubvram.timeline.tracer import TEMPORARY, Storage, Tracer, rounded
 
 

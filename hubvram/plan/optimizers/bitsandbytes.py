@@ -92,7 +92,12 @@ def _family(name: str, kind: str, states_32: States, states_8: States, count: in
             notes=note,
         ),
         Optimizer(
-            f"paged_{name}_32bit", states_32, f"0 on the GPU ({per} in host memory)", f"{SOURCE} {kind}", paged=True, notes=paged
+            f"paged_{name}_32bit",
+            states_32,
+            f"0 on the GPU ({per} in host memory)",
+            f"{SOURCE} {kind}",
+            paged=True,
+            notes=paged,
         ),
         Optimizer(
             f"paged_{name}_8bit",

@@ -211,6 +211,7 @@ def adam_8bit_states(p: Trained) -> Sequence[int]:
 GALORE = "galore-torch 1.0"
 APOLLO = "apollo-torch 1.0.3"
 NO_WORKSPACE = "attention and MLP are projected; cuSOLVER's workspace is not counted"
+WHOLE = "; an fp32 gradient's decomposition is not cast, so the projection keeps a whole factor alive"
 PROJECTED = "linear layers: 2 states of the projected gradient (rank {rank}) and the projection; the rest: {rest}"
 
 
@@ -232,7 +233,7 @@ def galore(
         step=step(rank, targets),
         shared=shared,
         in_backward=layerwise,
-        notes=NO_WORKSPACE + ("; gradients are dropped as they arrive" if layerwise else ""),
+        notes=NO_WORKSPACE + WHOLE + ("; gradients are dropped as they arrive" if layerwise else ""),
     )
 
 
@@ -304,7 +305,7 @@ def q_galore(*, rank: int = 256, layerwise: bool = False, targets: Targets = lin
 
 
 OPTIMIZERS = (
-    *[galore(kind, layerwise=layerwise) for layerwise in (False, True) for kind in ("adamw", "adamw_8bit", "adafactor")],
+    *[galore(kind, layerwise=late) for late in (False, True) for kind in ("adamw", "adamw_8bit", "adafactor")],
     apollo(),
     apollo(layerwise=True),
     q_galore(),
