@@ -53,6 +53,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "deepseek": ("deepseek_v2", "deepseek_v3"),
     "gpt_oss": ("gpt_oss",),
     "mamba": ("mamba", "falcon_mamba"),
+    "jamba": ("jamba",),
     "llava": ("llava",),
     "gemma3": ("gemma3",),
     "qwen_vl": ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"),

@@ -29,6 +29,15 @@ def conv_weights(path: str, channels: int, kernel: int, bias: bool) -> Linear:
     return Linear(path, kernel, channels, bias, kind="Conv1d", weight_shape=(channels, 1, kernel))
 
 
+def idle(facts: Any, settings: Any, name: str) -> int:
+    """Adapters on dt_proj get no gradient: the mixer multiplies with its plain weight."""
+    return IDLE if ".dt_proj.lora_" in name else 0
+
+
+IDLE = 1 << 30
+"""More copies than any model has layers."""
+
+
 def build(config: Config, header: Header) -> Architecture:
     """From config.json."""
     model_type = config.text("model_type", default="mamba")
@@ -90,6 +99,7 @@ def build(config: Config, header: Header) -> Architecture:
             "falcon": falcon,
             "cache_bytes_per_token": 0,
             "peft_refuses": REFUSED,
+            "idle": idle,
         },
     )
 

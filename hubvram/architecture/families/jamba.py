@@ -1,0 +1,202 @@
+"""Jamba: Mamba layers with an attention layer now and then, experts in every other one; no positions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import ceil
+from typing import Any
+
+from hubvram.architecture.config import Config
+from hubvram.architecture.families import Family
+from hubvram.architecture.families.mamba import SLOW, causal_conv, conv_weights, idle, masked, selective_scan
+from hubvram.architecture.families.moe import EVEN, experts_apart, experts_of, gated_mlp, mlp, run_experts
+from hubvram.architecture.header import Header
+from hubvram.architecture.modules import Architecture, Block, Embedding, Linear, Module, Norm, Stack, Weight
+
+
+def build(config: Config, header: Header) -> Architecture:
+    """From config.json."""
+    arch = _build(config, legacy=False)
+    return replace(arch, legacy=lambda: _build(config, legacy=True))
+
+
+def mixer_modules(config: Config, hidden: int, inner: int, states: int, rank: int) -> dict[str, Module]:
+    """``JambaMambaMixer``."""
+    bias = config.flag("mamba_proj_bias", default=False)
+    kernel = config.positive("mamba_d_conv", default=4)
+    return {
+        "in_proj": Linear("mamba.in_proj", hidden, 2 * inner, bias),
+        "conv": conv_weights("mamba.conv1d", inner, kernel, config.flag("mamba_conv_bias", default=True)),
+        "x_proj": Linear("mamba.x_proj", inner, rank + 2 * states),
+        "dt_proj": Linear("mamba.dt_proj", rank, inner, True),
+        "a_log": Weight("mamba.A_log", (inner, states)),
+        "d": Weight("mamba.D", (inner,)),
+        "out_proj": Linear("mamba.out_proj", inner, hidden, bias, role="attn_out"),
+        "dt_norm": Norm("mamba.dt_layernorm", rank),
+        "b_norm": Norm("mamba.b_layernorm", states),
+        "c_norm": Norm("mamba.c_layernorm", states),
+    }
+
+
+def _build(config: Config, *, legacy: bool) -> Architecture:
+    hidden = config.positive("hidden_size")
+    layers = config.positive("num_hidden_layers")
+    heads = config.positive("num_attention_heads")
+    kv_heads = config.positive("num_key_value_heads", default=8)
+    head_dim = hidden // heads
+    vocab = config.positive("vocab_size")
+    width = config.positive("intermediate_size")
+    count = config.positive("num_experts", default=16)
+    inner = config.positive("mamba_expand", default=2) * hidden
+    states = config.positive("mamba_d_state", default=16)
+    rank = config.raw("mamba_dt_rank")
+    rank = ceil(hidden / 16) if rank is None or rank == "auto" else config.positive("mamba_dt_rank")
+    norms: dict[str, Module] = {
+        "input_norm": Norm("input_layernorm", hidden),
+        "post_norm": Norm("pre_ff_layernorm", hidden),
+    }
+    attention: dict[str, Module] = {
+        "q_proj": Linear("self_attn.q_proj", hidden, heads * head_dim),
+        "k_proj": Linear("self_attn.k_proj", hidden, kv_heads * head_dim),
+        "v_proj": Linear("self_attn.v_proj", hidden, kv_heads * head_dim),
+        "o_proj": Linear("self_attn.o_proj", heads * head_dim, hidden, role="attn_out"),
+    }
+    scan = mixer_modules(config, hidden, inner, states, rank)
+    sparse: dict[str, Module]
+    if legacy:
+        names = ("gate_proj", "up_proj", "down_proj")
+        sparse = {"gate": Linear("feed_forward.router", hidden, count, role="router")}
+        sparse |= experts_apart("feed_forward.experts", hidden, width, count, names)
+    else:
+        sparse = {"gate": Weight("feed_forward.router.weight", (count, hidden), adaptable=True)}
+        sparse |= experts_of("feed_forward.experts", hidden, width, count)
+    dense = gated_mlp("feed_forward", hidden, width)
+    attn_every, attn_at = config.positive("attn_layer_period", default=8), config.int("attn_layer_offset", default=4)
+    moe_every, moe_at = config.positive("expert_layer_period", default=2), config.int("expert_layer_offset", default=1)
+    blocks: list[Block] = []
+    order: list[int] = []
+    seen: dict[tuple[bool, bool], int] = {}
+    for i in range(layers):
+        key = (i % attn_every == attn_at, count > 1 and i % moe_every == moe_at)
+        if key not in seen:
+            seen[key] = len(blocks)
+            parts = {**norms, **(attention if key[0] else scan), **(sparse if key[1] else dense)}
+            blocks.append(Block(parts, {"attention": key[0], "sparse": key[1]}))
+        order.append(seen[key])
+    tied = config.flag("tie_word_embeddings", default=False)
+    return Architecture(
+        family="jamba",
+        model_type="jamba",
+        class_name=None,
+        task="causal",
+        modules={
+            "embed": Embedding("model.embed_tokens", vocab, hidden),
+            "norm": Norm("model.final_layernorm", hidden),
+            "lm_head": Linear("lm_head", hidden, vocab, role="head"),
+        },
+        stacks={"layers": Stack("model.layers", tuple(blocks), tuple(order))},
+        forward=forward,
+        hidden_size=hidden,
+        vocab_size=vocab,
+        num_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=head_dim,
+        max_seq_len=config.optional("max_position_embeddings"),
+        tied={"lm_head": "embed"} if tied else {},
+        assumptions=(SLOW, EVEN) if legacy else (SLOW,),
+        facts={
+            "act": config.text("hidden_act", default="silu"),
+            "inner": inner,
+            "states": states,
+            "rank": rank,
+            "kernel": config.positive("mamba_d_conv", default=4),
+            "k": config.positive("num_experts_per_tok", default=2),
+            "experts": count,
+            "dropout": config.number("attention_dropout", default=0.0),
+            "legacy": legacy,
+            "idle": idle,
+        },
+    )
+
+
+def forward(g: Any, net: Any, batch: Any) -> Any:
+    """JambaForCausalLM.forward."""
+    x = trunk(g, net, batch)
+    return net.causal_loss(g, x, batch)
+
+
+def trunk(g: Any, net: Any, batch: Any) -> Any:
+    """JambaModel.forward."""
+    arch = net.arch
+    facts = arch.facts
+    x = net.embed_tokens(g, batch)
+    b, s = x.shape[0], x.shape[1]
+    mask = g.causal_mask(b, s, x.dt, batch.padding)
+    heads, kv_heads, dim = arch.num_attention_heads, arch.num_key_value_heads, arch.head_dim
+
+    def attention(m: Any, h: Any) -> Any:
+        q = m.q_proj(g, h).view(b, heads, s, dim)
+        k = m.k_proj(g, h).view(b, kv_heads, s, dim)
+        v = m.v_proj(g, h).view(b, kv_heads, s, dim)
+        k, v, own = net.with_prefix(g, m, k, v, mask)
+        return m.o_proj(g, g.attention(q, k, v, own, dropout=facts["dropout"]))
+
+    def layer(m: Any, x: Any) -> Any:
+        h = g.rms_norm(x, m.input_norm.weight)
+        h = attention(m, h) if m.facts["attention"] else mixer(g, m, h, facts, batch.padding)
+        x = g.add(x, h)
+        h = g.rms_norm(x, m.post_norm.weight)
+        h = sparse_block(g, m, h, facts) if m.facts["sparse"] else mlp(g, m, h, facts["act"])
+        return g.add(x, h)
+
+    x = net.run(g, "layers", layer, x)
+    return g.rms_norm(x, net.norm.weight)
+
+
+def sparse_block(g: Any, m: Any, h: Any, facts: Any) -> Any:
+    """``JambaSparseMoeBlock.forward``: the best k, not normalised."""
+    shape = h.shape
+    flat = h.view(-1, shape[-1])
+    if facts["legacy"]:
+        logits = m.gate(g, flat)
+    else:
+        logits = g.linear(flat, g.opened(m.gate).value(g), None, "router")
+    weights, index = g.softmax_topk(logits, facts["k"], normalise=False, cast=flat.dt)
+    out = run_experts(g, m, flat, index, weights, facts["act"], facts)
+    del logits
+    return out.view(*shape)
+
+
+def mixer(g: Any, m: Any, h: Any, facts: Any, padding: bool) -> Any:
+    """``JambaMambaMixer.forward`` without kernels: Mamba's, with norms on the step, B and C."""
+    b, s, _ = h.shape
+    dt, inner, states, rank = h.dt, facts["inner"], facts["states"], facts["rank"]
+    h = masked(g, h, padding)
+    projected = m.in_proj(g, h)
+    decay = g.scale(g.exp(g.float(m.a_log)), "neg")
+    x, z = g.split(projected, [(b, inner, s), (b, inner, s)])
+    x = causal_conv(g, x, m.conv, facts["kernel"], facts["act"])
+    x = masked(g, x.view(b, s, inner), padding)
+    rows = x if b == 1 else g.clone(x, "reshape")
+    step, bb, cc = g.split(m.x_proj(g, rows), [(b, s, rank), (b, s, states), (b, s, states)])
+    del rows
+    step, bb, cc = (
+        g.rms_norm(part, norm.weight) for part, norm in ((step, m.dt_norm), (bb, m.b_norm), (cc, m.c_norm))
+    )
+    step = g.linear(step, m.dt_proj.weight, None, "mamba.dt_proj")
+    bias = g.float(m.dt_proj.bias)
+    out = selective_scan(g, x, step, decay, bb, cc, g.float(m.d), z, bias)
+    y = g.to(out, dt)
+    if b > 1:
+        y = g.clone(y, "reshape")
+    return m.out_proj(g, y.view(b, s, inner))
+
+
+FAMILY = Family(
+    name="jamba",
+    model_types=("jamba",),
+    build=build,
+    source="transformers 5.23 models/jamba/modeling_jamba.py",
+    examples=("ai21labs/Jamba-v0.1",),
+)
