@@ -28,8 +28,8 @@ def position_attention(config: Config) -> tuple[str, ...]:
 
 def span(config: Config, places: int) -> int:
     """Half the number of relative positions: ``position_buckets``, else ``max_relative_positions``."""
-    limit = config.int("max_relative_positions", default=-1)
-    buckets = config.int("position_buckets", default=-1)
+    limit = config.whole("max_relative_positions", default=-1)
+    buckets = config.whole("position_buckets", default=-1)
     return buckets if buckets > 0 else limit if limit > 0 else places
 
 
@@ -68,8 +68,8 @@ def build(config: Config, header: Header) -> Architecture:
     modules: dict[str, Module] = {"embed": Embedding(f"{prefix}.word_embeddings", vocab, width)}
     if config.flag("position_biased_input", default=True):
         modules["positions"] = Embedding(f"{prefix}.position_embeddings", places, width)
-    if config.int("type_vocab_size", default=0) > 0:
-        modules["token_types"] = Embedding(f"{prefix}.token_type_embeddings", config.int("type_vocab_size"), width)
+    if config.whole("type_vocab_size", default=0) > 0:
+        modules["token_types"] = Embedding(f"{prefix}.token_type_embeddings", config.whole("type_vocab_size"), width)
     if width != hidden:
         modules["project"] = Linear(f"{prefix}.embed_proj", width, hidden)
     modules["embed_norm"] = layer_norm(f"{prefix}.LayerNorm", hidden)
@@ -79,7 +79,7 @@ def build(config: Config, header: Header) -> Architecture:
         modules["rel_embeddings"] = Embedding("deberta.encoder.rel_embeddings", 2 * reach, hidden)
         if "layer_norm" in config.text("norm_rel_ebd", default="none"):
             modules["rel_norm"] = layer_norm("deberta.encoder.LayerNorm", hidden)
-    kernel = config.int("conv_kernel_size", default=0)
+    kernel = config.whole("conv_kernel_size", default=0)
     if kernel > 0:
         groups = config.positive("conv_groups", default=1)
         modules["conv"] = Linear("deberta.encoder.conv.conv", hidden // groups * kernel, hidden, True, kind="Conv1d",

@@ -72,14 +72,14 @@ def _build(config: Config, header: Header, *, legacy: bool) -> Architecture:
     defaults = DEFAULTS[model_type]
 
     def size(name: str) -> int:
-        return config.int(name, default=defaults.get(name))
+        return config.whole(name, default=defaults.get(name))
 
     v3 = model_type == "deepseek_v3"
     hidden = config.positive("hidden_size")
     layers = config.positive("num_hidden_layers")
     heads = config.positive("num_attention_heads")
     vocab = config.positive("vocab_size")
-    count = config.int("n_routed_experts", "num_experts", default=defaults["n_routed_experts"])
+    count = config.whole("n_routed_experts", "num_experts", default=defaults["n_routed_experts"])
     width = size("moe_intermediate_size")
     mlp_bias = config.flag("mlp_bias", default=False) and not v3
     block: dict[str, Module] = {
@@ -117,7 +117,7 @@ def _build(config: Config, header: Header, *, legacy: bool) -> Architecture:
         vocab_size=vocab,
         num_layers=layers,
         num_attention_heads=heads,
-        num_key_value_heads=config.int("num_key_value_heads", default=heads),
+        num_key_value_heads=config.whole("num_key_value_heads", default=heads),
         head_dim=nope + rope,
         max_seq_len=config.optional("max_position_embeddings"),
         tied={"lm_head": "embed"} if tied else {},
@@ -134,8 +134,8 @@ def _build(config: Config, header: Header, *, legacy: bool) -> Architecture:
             "normalise": config.flag("norm_topk_prob", default=v3),
             "k": size("num_experts_per_tok"),
             "experts": count,
-            "groups": config.int("n_group", default=defaults.get("n_group", 1)),
-            "best_groups": config.int("topk_group", default=defaults.get("topk_group", 1)),
+            "groups": config.whole("n_group", default=defaults.get("n_group", 1)),
+            "best_groups": config.whole("topk_group", default=defaults.get("topk_group", 1)),
             "dropout": config.number("attention_dropout", default=0.0),
             "peft_moe": None if legacy else "qwen2_moe",
             "legacy": legacy,

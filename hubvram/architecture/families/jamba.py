@@ -71,8 +71,8 @@ def _build(config: Config, *, legacy: bool) -> Architecture:
         sparse = {"gate": Weight("feed_forward.router.weight", (count, hidden), adaptable=True)}
         sparse |= experts_of("feed_forward.experts", hidden, width, count)
     dense = gated_mlp("feed_forward", hidden, width)
-    attn_every, attn_at = config.positive("attn_layer_period", default=8), config.int("attn_layer_offset", default=4)
-    moe_every, moe_at = config.positive("expert_layer_period", default=2), config.int("expert_layer_offset", default=1)
+    attn_every, attn_at = config.positive("attn_layer_period", default=8), config.whole("attn_layer_offset", default=4)
+    moe_every, moe_at = config.positive("expert_layer_period", default=2), config.whole("expert_layer_offset", default=1)
     blocks: list[Block] = []
     order: list[int] = []
     seen: dict[tuple[bool, bool], int] = {}

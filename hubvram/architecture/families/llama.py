@@ -27,7 +27,7 @@ def layer_kinds(config: Config, layers: int, window: int | None) -> tuple[list[i
     if isinstance(types, list) and len(types) == layers:
         windows = [window if t == "sliding_attention" else None for t in types]
     elif window is not None and config.raw("use_sliding_window") is not None:
-        first = config.int("max_window_layers", default=layers)
+        first = config.whole("max_window_layers", default=layers)
         windows = [window if config.flag("use_sliding_window", default=False) and i >= first else None
                    for i in range(layers)]
     else:
@@ -47,7 +47,7 @@ def windows_of(config: Config, variant: Variant, layers: int) -> list[int | None
     if isinstance(types, list) and len(types) >= layers:
         return [window if t == "sliding_attention" else None for t in types[:layers]]
     if variant.window == "qwen":
-        first = config.int("max_window_layers", default=28)
+        first = config.whole("max_window_layers", default=28)
         sliding = config.flag("use_sliding_window", default=False)
         return [window if sliding and i >= first else None for i in range(layers)]
     step = abs(variant.pattern)
@@ -73,7 +73,7 @@ def rotated(config: Config, variant: Variant, windows: list[int | None]) -> list
         listed = config.raw("no_rope_layers")
         if isinstance(listed, list) and len(listed) >= layers:
             return [bool(x) for x in listed[:layers]]
-        step = config.int("no_rope_layer_interval", default=4)
+        step = config.whole("no_rope_layer_interval", default=4)
         return [(i + 1) % step != 0 for i in range(layers)]
     return [True] * layers
 

@@ -46,7 +46,7 @@ def build(config: Config, header: Header) -> Architecture:
     vocab = config.positive("vocab_size")
     inner = int(config.number("expand", default=2) * hidden)
     if model_type == "falcon_mamba":
-        inner = config.int("intermediate_size", default=inner)
+        inner = config.whole("intermediate_size", default=inner)
     states = config.positive("state_size", default=16)
     kernel = config.positive("conv_kernel", default=4)
     rank = config.raw("time_step_rank")

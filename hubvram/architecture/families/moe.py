@@ -98,7 +98,7 @@ class Reader:
     def get(self, *names: str) -> int:
         """A size of at least 1, by the first name found in the config, else the class default of any."""
         default = next((self.defaults[n] for n in names if n in self.defaults), None)
-        return self.config.int(*names, default=default)
+        return self.config.whole(*names, default=default)
 
 
 def build(config: Config, header: Header) -> Architecture:
@@ -192,7 +192,7 @@ def _build(config: Config, header: Header, *, legacy: bool) -> Architecture:
         sparse |= gated_mlp("mlp.shared_expert", hidden, inner, "shared_")
         sparse["shared_gate"] = Linear("mlp.shared_expert_gate", hidden, 1)
     elif style.shared == "plain":
-        shared = config.int("n_shared_experts", default=read.defaults.get("n_shared_experts", 1))
+        shared = config.whole("n_shared_experts", default=read.defaults.get("n_shared_experts", 1))
         sparse |= gated_mlp("mlp.shared_experts", hidden, width * shared, "shared_")
     is_sparse = sparse_layers(config, read, layers, count)
     if not all(is_sparse):
@@ -247,8 +247,8 @@ def _build(config: Config, header: Header, *, legacy: bool) -> Architecture:
             "normalise": config.flag("norm_topk_prob", default=style.router == "group"),
             "k": k,
             "experts": count,
-            "groups": config.int("n_group", default=1),
-            "best_groups": config.int("topk_group", default=1),
+            "groups": config.whole("n_group", default=1),
+            "best_groups": config.whole("topk_group", default=1),
             "shared": style.shared,
             "qk_norm": qk_norm,
             "clip": config.raw("clip_qkv") is not None,
@@ -265,8 +265,8 @@ def sparse_layers(config: Config, read: Reader, layers: int, experts: int) -> li
     Raises:
         UnsupportedError: a model without experts under a sparse model type.
     """
-    first = config.int("first_k_dense_replace", default=read.defaults.get("first_k_dense_replace", 0))
-    step = config.int("decoder_sparse_step", default=1)
+    first = config.whole("first_k_dense_replace", default=read.defaults.get("first_k_dense_replace", 0))
+    step = config.whole("decoder_sparse_step", default=1)
     dense = config.raw("mlp_only_layers") or []
     if experts < 1:
         raise UnsupportedError(f"{config.where}: {experts} experts.")
