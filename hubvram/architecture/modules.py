@@ -32,7 +32,7 @@ class Linear:
     @property
     def parameters(self) -> list[tuple[str, tuple[int, ...]]]:
         """(name, shape) of each parameter."""
-        shape = (self.out_features, self.in_features)
+        shape: tuple[int, ...] = (self.out_features, self.in_features)
         if self.weight_shape is not None:
             shape = self.weight_shape
         elif self.kind == "Conv1D":

@@ -504,7 +504,8 @@ class Network:
         if plan.settings.use_liger_kernel and not softcap:
             return g.fused_linear_cross_entropy(x, module.weight)
         if not plan.training:  # generation asks for the last token's logits only
-            return module(g, g.slice(x, (x.shape[0], 1, x.shape[2])))
+            last: Tensor = module(g, g.slice(x, (x.shape[0], 1, x.shape[2])))
+            return last
         logits = [module(g, x)]
         del x
         if scaled:

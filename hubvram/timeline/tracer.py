@@ -621,7 +621,7 @@ class Tracer:
         self._now = None
         del grad
         if node.__class__ is GatherNode:
-            node.parts.clear()  # type: ignore[attr-defined]  # checked one line above
+            node.parts.clear()
         self._release(node)
         edges, node.edges = node.edges, ()
         for edge, out in zip(edges, outs):
@@ -634,7 +634,7 @@ class Tracer:
                     edge.grad = out
                     heappush(heap, (-edge.idx, edge))
                 elif edge.__class__ is GatherNode:
-                    edge.parts.append(out)  # type: ignore[attr-defined]  # checked one line above
+                    edge.parts.append(out)
                 else:
                     self._add(edge, out)
 

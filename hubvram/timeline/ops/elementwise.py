@@ -6,6 +6,7 @@ Each method says what it keeps for backward and what backward allocates; see
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Sequence
 from math import prod
 
@@ -137,6 +138,39 @@ class OpsBase:
 
         return self.apply("add", (a, b), shape, dt, bw)
 
+    def add_(self, a: Tensor, b: Tensor) -> Tensor:
+        """``a += b``: in a's own memory; the gradient passes to both."""
+        if not self.t.wants_grad(a, b):
+            return Tensor(a.st, a.shape, a.n, a.dt)
+        ra, rb, db, da, nb, n = a.rg, b.rg, b.dt, a.dt, b.n, a.n
+        new = self.t.new
+
+        def bw(g: Storage) -> Sequence[Storage | None]:
+            gb: Storage | None = g if rb else None
+            if rb and (db is not da or nb != n):
+                gb = new(nb * db.size, "add_ backward", (nb,), db)
+            return g if ra else None, gb
+
+        return Tensor(a.st, a.shape, a.n, a.dt, True, self.t.node(bw, (a, b)))
+
+    def masked_fill(self, x: Tensor, mask: Tensor) -> Tensor:
+        """``x.masked_fill(mask, number)``: keeps the mask; backward fills a copy of the gradient with zeros."""
+        new, n, dt, shape = self.t.new, x.n, x.dt, x.shape
+
+        def bw(g: Storage) -> Sequence[Storage | None]:
+            return (new(n * dt.size, "masked_fill backward", shape, dt),)
+
+        return self.apply("masked_fill", (x,), shape, dt, bw, save=(mask,))
+
+    def index(self, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """``x[..., [i], :]`` with a list: a copy; backward adds into zeros of the whole size."""
+        new, n, dt, whole = self.t.new, x.n, x.dt, x.shape
+
+        def bw(g: Storage) -> Sequence[Storage | None]:
+            return (new(n * dt.size, "index backward", whole, dt),)
+
+        return self.apply("index", (x,), shape, dt, bw)
+
     def sub(self, a: Tensor, b: Tensor) -> Tensor:
         """``a - b`` with b broadcast: b's gradient is the negated whole, then summed."""
         new, n, dt, shape = self.t.new, a.n, a.dt, a.shape
@@ -239,7 +273,7 @@ class OpsBase:
         save = (x,) if keeps in ("input", "both") else ()
         return self.apply(op, (x,), shape, dt, bw, save=save, save_result=keeps in ("result", "both"))
 
-    def dropout(self, x: Tensor, p: float) -> Tensor:
+    def dropout(self, x: Tensor, p: builtins.float) -> Tensor:
         """``native_dropout``: a new tensor and a 1-byte mask, which is kept. p = 0 or evaluation: x itself."""
         if p <= 0.0 or not self.training:
             return x
