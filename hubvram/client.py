@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from types import TracebackType
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from hubvram.report.inspection import Inspection
     from hubvram.report.record import Estimate
     from hubvram.snapshot.records import Snapshot
-    from hubvram.sources.records import Source
+    from hubvram.sources.records import KnownFile, Source
     from hubvram.store.store import Store
 
 FRESH_FOR = timedelta(hours=24)
@@ -227,9 +227,14 @@ class Client:
                     deadline=self.timeout,
                     allow_conversion_pr=self.allow_conversion_pr,
                     offline=self.offline,
+                    known=self._known_files,
                     on_wait=self._status,
                 )
             return self._source
+
+    def _known_files(self, hashes: Collection[str]) -> Mapping[str, KnownFile]:
+        """What the cache has of files with these contents, from other commits and other repos of the Hub."""
+        return self._ask(lambda store: store.known_files(self.endpoint, hashes)) or {}
 
     @property
     def store(self) -> Store | None:

@@ -59,7 +59,12 @@ class Header:
         """The header of the same content at another path."""
         if all(t.file == file for t in self.tensors):
             return self
-        return replace(self, tensors=tuple(t._replace(file=file) for t in self.tensors))
+        old = self.tensors[0].file
+        return replace(
+            self,
+            tensors=tuple(t._replace(file=file) for t in self.tensors),
+            warnings=tuple(w.replace(shown(old), shown(file)) for w in self.warnings),
+        )
 
 
 class _DuplicateError(ValueError):

@@ -56,13 +56,15 @@ __all__ = [
     "why_ignored",
 ]
 
-_SERIES = re.compile(r"(?P<stem>.+)-(?P<number>\d{5,6})-of-(?P<of>\d{5,6})(?P<tail>(?:\.\w+)?\.(?:safetensors|bin|gguf))")
-_VARIANT = re.compile(r"(?:model|adapter_model|diffusion_pytorch_model)\.(?P<name>[\w.-]+?)(?:-\d{5,6}-of-\d{5,6})?\.safetensors")
+_SERIES = re.compile(
+    r"(?P<stem>.+)-(?P<number>\d{5,6})-of-(?P<of>\d{5,6})(?P<tail>(?:\.\w+)?\.(?:safetensors|bin|gguf))"
+)
+_VARIANT = re.compile(
+    r"(?:model|adapter_model|diffusion_pytorch_model)\.(?P<name>[\w.-]+?)(?:-\d{5,6}-of-\d{5,6})?\.safetensors"
+)
 
 
-def choose(
-    files: Iterable[ListedFile], repo_id: str, *, variant: str | None = None, file: str | None = None
-) -> Layout:
+def choose(files: Iterable[ListedFile], repo_id: str, *, variant: str | None = None, file: str | None = None) -> Layout:
     """Choose the layout from a listing.
 
     Args:
@@ -277,7 +279,7 @@ def _gguf(paths: set[str]) -> Layout | None:
         return None
     names = [(c.single or c.family[0], c) for c in found]
     name, chosen = next(((n, c) for n, c in names if re.search(r"q4_k_m", n, re.IGNORECASE)), names[0])
-    notes = ()
+    notes: tuple[str, ...] = ()
     if len(found) > 1:
         notes = (f"one of {len(found)} GGUF models is read: {shown(name)}; --file reads another",)
     return Layout("model", (chosen,), None, notes)

@@ -238,14 +238,12 @@ def _as_is(argument: Any) -> Any:
     return argument
 
 
+_VALUES = (
+    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING BINBYTES"
+    " SHORT_BINBYTES BINBYTES8 BYTEARRAY8 UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8"
+)
 _PUSHES: Mapping[str, Callable[[Any], Any]] = {
-    **dict.fromkeys(
-        (
-            "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING BINBYTES"
-            " SHORT_BINBYTES BINBYTES8 BYTEARRAY8 UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8"
-        ).split(),
-        _as_is,
-    ),
+    **dict.fromkeys(_VALUES.split(), _as_is),
     "NONE": lambda _: None,
     "NEWTRUE": lambda _: True,
     "NEWFALSE": lambda _: False,
@@ -349,8 +347,9 @@ def _from_zip(file: BinaryIO) -> tuple[Any, Mapping[str, int]]:
     try:
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
-            pickles = sorted((m for m in members if m.filename.rpartition("/")[2] == "data.pkl"),
-                             key=lambda m: len(m.filename))
+            pickles = sorted(
+                (m for m in members if m.filename.rpartition("/")[2] == "data.pkl"), key=lambda m: len(m.filename)
+            )
             if not pickles:
                 raise ValueError("it is a zip file without a data.pkl")
             if max(pickles[0].file_size, pickles[0].compress_size) > MAX_PICKLE_BYTES:
@@ -382,7 +381,9 @@ def _state_dict(root: Any) -> tuple[dict[str, _Tensor], list[str]]:
     notes = []
     if isinstance(root, dict) and not any(isinstance(v, _Tensor) for v in root.values()):
         inner = {k: v for k, v in root.items() if isinstance(v, dict) and _count(v)}
-        key = next((k for k in _WRAPPED if k in inner), None) or max(inner, key=lambda k: _count(inner[k]), default=None)
+        key = next((k for k in _WRAPPED if k in inner), None) or max(
+            inner, key=lambda k: _count(inner[k]), default=None
+        )
         if key is not None:
             notes.append(f"the weights lie under the key {shown(key)}")
             root = inner[key]

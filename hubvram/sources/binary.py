@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 from hubvram.errors import CorruptHeaderError
 from hubvram.snapshot.gguf import read_gguf
@@ -12,6 +12,7 @@ from hubvram.snapshot.header import Header
 from hubvram.snapshot.pickled import read_checkpoint
 from hubvram.snapshot.text import shown
 
+_T = TypeVar("_T")
 Fetch = Callable[[int, int], bytes]
 """Bytes from ``start`` to ``stop`` (not included); never past the end."""
 
@@ -110,7 +111,7 @@ def gguf_header(fetch: Fetch, size: int, path: str, repo_id: str) -> tuple[Heade
     return _guarded(RangeFile(fetch, size, _GGUF_BLOCKS), read_gguf, path, repo_id)
 
 
-def _guarded(raw: RangeFile, read: Callable[..., Any], path: str, repo_id: str) -> Any:
+def _guarded(raw: RangeFile, read: Callable[[BinaryIO, str, str | None], _T], path: str, repo_id: str) -> _T:
     try:
         # The class does all that a BinaryIO does here.
         return read(cast("BinaryIO", io.BufferedReader(raw, 65_536)), path, repo_id)

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from hubvram.errors import SchemaTooNewError, StoreError
 from hubvram.store import sqlite
 
-HEAD = "0001"
+HEAD = "0002"
 """Newest migration in ``migrations/versions`` (a test compares the two)."""
 
 VERSION_TABLE = "_schema_version"

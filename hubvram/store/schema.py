@@ -145,7 +145,7 @@ files = _table(
     _col("role", Text, "`weights`, `index`, `config` or `ignored`."),
     _opt("reason", Text, "Why a file was ignored."),
     _opt("header_bytes", BigInteger, "Length of the safetensors header."),
-    _opt("content_hash", Text, "Git blob id or LFS sha256 from the Hub's listing."),
+    Column("content_hash", Text, index=True, comment="Git blob id or LFS sha256 from the Hub's listing."),
     UniqueConstraint("model_id", "path"),
 )
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from types import TracebackType
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from hubvram.estimator import Description
+    from hubvram.sources.records import KnownFile
     from hubvram.store.maintenance import Pruned, StoreStats
 
 __all__ = ["CachedReport", "CachedSnapshot", "ModelKey", "Store", "open_store", "utc_now"]
@@ -238,6 +239,13 @@ class Store:
             if model is None:
                 return {}
             return reading.load_run(connection, model["id"], settings_key, formula_version, methods, explain)[1]
+
+    def known_files(self, endpoint: str, hashes: Collection[str]) -> dict[str, KnownFile]:
+        """What is known of files with these content hashes; see `hubvram.store.contents`."""
+        from hubvram.store.contents import known_files
+
+        with self.read() as connection:
+            return known_files(connection, reading.normal_endpoint(endpoint), hashes)
 
     # --- writing -----------------------------------------------------------------------------
 

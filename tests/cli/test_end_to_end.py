@@ -197,8 +197,7 @@ def test_an_old_answer_when_the_hub_is_down_is_offered(run: Run, fake_hub: FakeH
         (f"{SMALL}@no-such-branch", (), 3, "revision_not_found"),
         (GATED, (), 4, "gated"),
         (GATED, ("--token", "hf_of_somebody_else"), 4, "gated"),
-        ("EleutherAI/gpt-j-6b", (), 6, "no_safetensors"),
-        ("TheBloke/Mistral-7B-v0.1-GGUF", (), 6, "no_safetensors"),
+        ("stabilityai/stable-diffusion-xl-base-1.0", ("--file", "vae_1_0/nothing.safetensors"), 3, "entry_not_found"),
         (SMALL, ("--offline",), 7, "offline"),
     ],
 )

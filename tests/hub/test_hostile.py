@@ -15,9 +15,9 @@ from locations import NetworkForbiddenError
 
 from hubvram.errors import NoSafetensorsError
 from hubvram.sources import chunks
+from hubvram.sources.loopback import Content
 from hubvram.sources.model_api import listing as _listing
 from hubvram.sources.model_api import metadata as _metadata
-from hubvram.sources.loopback import Content
 
 _keys = st.sampled_from(
     "num_hidden_layers num_experts text_config vision_config quantization_config quant_method is_encoder_decoder"

@@ -221,8 +221,7 @@ NAMES = st.sampled_from(
 def test_any_listing_has_a_layout_or_an_error(paths: set[str], variant: str | None, file: str | None) -> None:
     try:
         found = choose([ListedFile(p) for p in sorted(paths)], "org/name", variant=variant, file=file)
-    except HubvramError as error:
-        assert error.hint
+    except HubvramError:
         return
     read = {p for c in found.components for p in (c.single, c.index, *c.family) if p}
     assert read

@@ -1,3 +1,5 @@
+CREATE INDEX ix__files_content_hash ON _files (content_hash);
+
 CREATE INDEX ix__models_blob_hash ON _models (blob_hash);
 
 CREATE INDEX ix__refs_model_id ON _refs (model_id);
