@@ -54,6 +54,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "gpt_oss": ("gpt_oss",),
     "mamba": ("mamba", "falcon_mamba"),
     "jamba": ("jamba",),
+    "mistral3": ("mistral3",),
     "llava": ("llava",),
     "gemma3": ("gemma3",),
     "qwen_vl": ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"),
@@ -62,6 +63,8 @@ MODULES: dict[str, tuple[str, ...]] = {
     "gpt_neox": ("gpt_neox",),
     "opt": ("opt",),
     "bloom": ("bloom",),
+    "falcon": ("falcon", "RefinedWeb", "RefinedWebModel"),
+    "gpt_bigcode": ("gpt_bigcode",),
 }
 """Module name -> the model_types it builds. A test holds this against each module's own ``FAMILY``;
 it stands here too so that one model needs one import."""
