@@ -112,7 +112,9 @@ def estimate(
 
     Raises:
         SettingError: an unknown method or optimizer, or a config key a method does not have.
+        UnsupportedError: a quantization_config that says nothing sensible.
     """
+    from hubvram.architecture import checked
     from hubvram.plan import methods as catalogue
     from hubvram.plan import optimizers, quantized, stacks
 
@@ -124,7 +126,8 @@ def estimate(
     tokens = settings.seq_len or (min(DEFAULT_SEQ_LEN, limit) if limit else DEFAULT_SEQ_LEN)
     source_tokens = settings.source_len or tokens
     dtype = base_dtype(snapshot, settings.dtype)
-    stored = quantized.stored(snapshot.config, ((t.name, t.dtype, t.shape) for t in snapshot.tensors))
+    with checked.only_unsupported("quantization_config cannot be read"):
+        stored = quantized.stored(snapshot.config, ((t.name, t.dtype, t.shape) for t in snapshot.tensors))
     if stored is not None:
         settings = settings.with_(quantization=quantized.merged(stored, settings.quantization))
     applied = settings.to_dict()
