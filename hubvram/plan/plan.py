@@ -8,6 +8,7 @@ from math import prod
 from typing import Any
 
 from hubvram.architecture.modules import Architecture, Embedding, Linear, Module, Norm, Weight
+from hubvram.architecture.modules import Stack as Layers
 from hubvram.errors import SettingError
 from hubvram.plan import quantized
 from hubvram.plan.methods.base import Adapter, Context, Method, MethodPlan, NewParam, ParameterAdapter, Skip
@@ -234,6 +235,13 @@ class Plan:
     def _kept(self, path: str) -> bool:
         return self.stored is not None and self.stored.keeps(path)
 
+    def _unpacked(self, stack: Layers, layer: int) -> tuple[str, ...]:
+        """Linear modules of a layer that are stored unpacked although others are packed."""
+        if not self.packed or self.stored is None or not self.stored.floating:
+            return ()
+        modules = stack.blocks[stack.order[layer]].modules.values()
+        return tuple(m.path for m in modules if self._kept(f"{stack.prefix}.{layer}.{m.path}"))
+
     def runs_float8(self, module: Linear) -> bool:
         """Whether accelerate makes a Float8Linear of a plain linear layer (``utils/ao.py`` filter_linear_layers)."""
         sides = module.in_features % 16 == 0 and module.out_features % 16 == 0
@@ -353,7 +361,8 @@ class Plan:
         if stack not in self._runs:
             spec = self.arch.stacks[stack]
             keys = [
-                (kind, self.method.layer_key(f"{spec.prefix}.{i}", i)) for i, kind in enumerate(spec.order)
+                (kind, self.method.layer_key(f"{spec.prefix}.{i}", i), self._unpacked(spec, i))
+                for i, kind in enumerate(spec.order)
             ]
             self._runs[stack] = periods(keys)
         return self._runs[stack]

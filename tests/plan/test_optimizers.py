@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from small_models import LLAMA_2_7B, LLAMA_32_1B, SIMULATED, estimate
 
 from hubvram.errors import SettingError
 from hubvram.plan import optimizers
@@ -13,7 +14,6 @@ from hubvram.plan.optimizers.base import Scratch, Trained, state_bytes
 from hubvram.timeline.dtypes import BF16, F32, DType
 from hubvram.timeline.peak import read
 from hubvram.timeline.tracer import Tracer
-from tests.plan.models import LLAMA_2_7B, LLAMA_32_1B, SIMULATED, estimate
 
 OPTIMIZER_NAMES = """
 adamw_torch adamw_torch_fused adamw_torch_xla adamw_torch_npu_fused adafactor adamw_anyprecision adamw_torch_4bit
@@ -156,9 +156,8 @@ def test_eight_bit_states_start_at_4096_elements() -> None:
 def test_full_fine_tuning_as_simulated(
     cell: str, config: dict[str, object], optim: str, tokens: int, checkpointing: bool, expected: int
 ) -> None:
-    e = estimate(
-        config, "full", optim=optim, seq_len=tokens, gradient_checkpointing=checkpointing, dtype="bfloat16", stack=SIMULATED
-    )
+    given = {"optim": optim, "seq_len": tokens, "gradient_checkpointing": checkpointing, "dtype": "bfloat16"}
+    e = estimate(config, "full", stack=SIMULATED, **given)
     assert e.peak_allocated_bytes == pytest.approx(expected, rel=1e-4), cell
 
 

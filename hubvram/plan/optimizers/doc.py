@@ -61,7 +61,7 @@ def markdown() -> str:
     for module in MODULES:
         loaded = import_module(f"hubvram.plan.optimizers.{module}")
         text = (loaded.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ").replace("``", "`")
-        lines += [f"## {module}", "", text, "", "| optim | state bf16 | fp32 | step bf16 | what | source |", "|---|---|---|---|---|---|"]
+        lines += [f"## {module}", "", text, "", "| optim | state bf16 | fp32 | step bf16 | what | source |", "|---" * 6 + "|"]
         for o in loaded.OPTIMIZERS:
             names = ", ".join(f"`{n}`" for n in (o.name, *o.aliases))
             what = o.per_parameter + (f" ({o.notes})" if o.notes else "")

@@ -4,8 +4,8 @@ What differs between them is what a product makes of the weight in passing and w
 
 Sources: autoawq 0.2.9 / gptqmodel 7.7 (WQLinearMMFunction), hqq 0.2.8 ``core/quantize.py`` (HQQMatmulNoCacheMul,
 Quantizer.dequantize), aqlm 1.1.7 ``inference.py``, transformers 5.23 ``integrations/eetq.py`` (EetqLinearMMFunction)
-and ``integrations/finegrained_fp8.py`` (FP8LinearFunction), torchao 0.18 ``float8/float8_linear.py``, Q-GaLore's QLinear
-(``_dequantize`` at every use).
+and ``integrations/finegrained_fp8.py`` (FP8LinearFunction), torchao 0.18 ``float8/float8_linear.py``, Q-GaLore's
+QLinear (``_dequantize`` at every use).
 """
 
 from __future__ import annotations
