@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hubvram.timeline.ops.quantized import QuantizedOps
+from hubvram.timeline.ops.speech import SpeechOps
 from hubvram.timeline.tracer import Storage, Tensor
 
 
@@ -13,7 +13,7 @@ def conv_length(length: int, kernel: int, stride: int = 1, padding: int = 0, dil
     return (length + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
 
 
-class ConvOps(QuantizedOps):
+class ConvOps(SpeechOps):
     """``F.conv1d`` and ``F.conv2d``."""
 
     def conv(self, x: Tensor, w: Tensor, b: Tensor | None, sides: tuple[int, ...], op: str = "conv") -> Tensor:
