@@ -40,6 +40,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     ),
     "bert": ("bert", "roberta", "xlm-roberta", "camembert", "electra"),
     "distilbert": ("distilbert",),
+    "wav2vec2": ("wav2vec2",),
     "clip": ("clip", "siglip"),
     "vit": ("vit", "deit", "dinov2"),
     "whisper": ("whisper",),
