@@ -45,6 +45,9 @@ def _build(snapshot: Snapshot) -> _Built:
     from hubvram.architecture.config import Config
     from hubvram.architecture.header import Header
 
+    layout = snapshot.metadata.get("layout")
+    if layout in ("gguf", "pipeline", "summary"):
+        return _without_family(snapshot)
     model_type = _text(snapshot.config, "model_type")
     family = families.find(model_type)
     header = Header(snapshot.tensors)
@@ -58,6 +61,19 @@ def _build(snapshot: Snapshot) -> _Built:
     except UnsupportedError as error:
         name = f"model type {shown(model_type)}" if model_type else "a model without model_type in config.json"
         return _Built(None, f"{name} is not in the catalogue (`hubvram architectures`): {error.message}", None)
+
+
+def _without_family(snapshot: Snapshot) -> _Built:
+    """GGUF, pipelines, and gated repos seen from outside: lower bounds, or the reason for none."""
+    from hubvram.architecture.families import floor
+    from hubvram.snapshot.kinds import gguf_sentence
+
+    if snapshot.metadata.get("layout") == "gguf":
+        return _Built(None, gguf_sentence(snapshot.metadata), None)
+    try:
+        return _Built(floor.build(snapshot), None, None)
+    except UnsupportedError as error:
+        return _Built(None, error.message, None)
 
 
 def describe(snapshot: Snapshot) -> Description:
@@ -142,6 +158,9 @@ def estimate(
     for method in chosen:
         if built.arch is None:
             estimates.append(Estimate(method.name, "skipped", reason=built.reason))
+            continue
+        if method.name not in built.arch.facts.get("methods", (method.name,)):
+            estimates.append(Estimate(method.name, "skipped", reason=built.arch.facts["why_only"]))
             continue
         estimates.append(
             _one(built.arch, method, settings, dtype, optimizer, stack, tokens, source_tokens, explain, stored)

@@ -54,9 +54,7 @@ def kind_notes(layout: Layout, config: Mapping[str, Any], metadata: Mapping[str,
     notes = []
     base = named_base(metadata)
     if layout.format == "gguf":
-        instead = f"; its base model is {base}" if base else "; ask for the base model that its card names"
-        notes.append(f"GGUF is for inference with llama.cpp, not for training{instead}")
-        return notes
+        return [gguf_sentence(metadata)]
     if any(c.format == "pickle" for c in layout.components):
         notes.append(
             "weights in PyTorch pickles: counted exactly from the zip directory and the pickle's opcodes,"
@@ -78,6 +76,13 @@ def kind_notes(layout: Layout, config: Mapping[str, Any], metadata: Mapping[str,
         if name is not None and base is not None:
             notes.append(f"the weights are quantised ({name}); the card names {base} as the base model")
     return notes
+
+
+def gguf_sentence(metadata: Mapping[str, Any]) -> str:
+    """Why a GGUF file is not trained, and what is."""
+    base = named_base(metadata)
+    instead = f"its base model is {base}" if base else "ask for the base model that its card names"
+    return f"GGUF is for inference with llama.cpp, not for training; {instead}"
 
 
 def components(layout: Layout, index: Mapping[str, Any], headers: Mapping[str, Header]) -> list[dict[str, Any]]:
