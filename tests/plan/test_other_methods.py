@@ -46,6 +46,34 @@ def test_lomo_holds_weights_and_the_largest_weight_in_fp32() -> None:
     assert "optimizer lomo" in e.reason
 
 
+LLAMA_31_8B = {
+    **LLAMA_32_1B,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "head_dim": 128,
+    "tie_word_embeddings": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "layers", "checkpointing", "expected"),
+    [
+        ("lomo", 2, True, 7_214_792_704),
+        ("lomo", 2, False, 7_412_062_208),
+        ("lomo", 4, True, 8_095_629_312),
+        ("lomo", 4, False, 8_490_172_416),
+        ("adalomo", 2, True, 9_317_197_824),
+        ("adalomo", 4, False, 10_592_577_536),
+    ],
+)
+def test_updates_during_backward_as_the_real_hooks(method: str, layers: int, checkpointing: bool, expected: int) -> None:
+    """lomo-optim 0.1.1's hooks on Llama-3.1-8B cut to some layers, real code on fake CUDA tensors, 512 tokens."""
+    config = {**LLAMA_31_8B, "num_hidden_layers": layers}
+    given = {"dtype": "bfloat16", "gradient_checkpointing": checkpointing, "seq_len": 512}
+    e = estimate(config, method, keep_outputs=False, **given)
+    assert e.peak_allocated_bytes == pytest.approx(expected, rel=2e-4)
+
+
 def test_galore_states_are_low_rank() -> None:
     """Rank r of a 4096 x n matrix: two moments of r x n and a projection of 4096 x r, in bf16."""
     e = estimate(LLAMA_2_7B, "galore", dtype="bfloat16", peft={"galore_rank": 64})

@@ -25,6 +25,7 @@ the step makes beside weights, gradients and states for a model of 32 such layer
 a foreach step works on all parameters at once, a loop on one after the other. Optimizers that update *in backward*
 drop each gradient as it arrives.
 """
+COLUMNS = "| optim | state bf16 | fp32 | step bf16 | what | source |"
 QUANTISED = """
 # Quantised bases
 
@@ -61,7 +62,7 @@ def markdown() -> str:
     for module in MODULES:
         loaded = import_module(f"hubvram.plan.optimizers.{module}")
         text = (loaded.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ").replace("``", "`")
-        lines += [f"## {module}", "", text, "", "| optim | state bf16 | fp32 | step bf16 | what | source |", "|---" * 6 + "|"]
+        lines += [f"## {module}", "", text, "", COLUMNS, "|---" * 6 + "|"]
         for o in loaded.OPTIMIZERS:
             names = ", ".join(f"`{n}`" for n in (o.name, *o.aliases))
             what = o.per_parameter + (f" ({o.notes})" if o.notes else "")
