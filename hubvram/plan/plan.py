@@ -154,7 +154,7 @@ class Plan:
 
     def _saved_names(self, method: Method, peft: Mapping[str, Any]) -> tuple[str, ...]:
         """Endings of the modules that PEFT trains as whole copies: ``modules_to_save``, and the heads it adds under SEQ_CLS."""
-        if method.peft_type is None or not method.training:
+        if method.peft_type is None or "modules_to_save" not in method.keys:
             return ()
         given = peft.get("modules_to_save") or ()
         return (*given, *(SEQ_CLS_HEADS if self.arch.task == "seqcls" else ()))
