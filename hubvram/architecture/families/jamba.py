@@ -72,7 +72,8 @@ def _build(config: Config, *, legacy: bool) -> Architecture:
         sparse |= experts_of("feed_forward.experts", hidden, width, count)
     dense = gated_mlp("feed_forward", hidden, width)
     attn_every, attn_at = config.positive("attn_layer_period", default=8), config.whole("attn_layer_offset", default=4)
-    moe_every, moe_at = config.positive("expert_layer_period", default=2), config.whole("expert_layer_offset", default=1)
+    moe_every = config.positive("expert_layer_period", default=2)
+    moe_at = config.whole("expert_layer_offset", default=1)
     blocks: list[Block] = []
     order: list[int] = []
     seen: dict[tuple[bool, bool], int] = {}

@@ -59,6 +59,13 @@ def resolve(ctx: Context, config: Mapping[str, Any], default: Any) -> Targets:
     """
     modules = config["target_modules"] if config["target_modules"] is not None else default
     parameters = set(config.get("target_parameters") or ())
+    if modules is None and parameters:  # PEFT asks for one of the two
+        modules = []
+    elif modules is None:
+        ctx.notes.append(
+            f"PEFT has no default target_modules for model type {ctx.arch.model_type}: all-linear is assumed"
+        )
+        modules = "all-linear"
     conversion = CONVERSIONS.get(str(ctx.arch.facts.get("peft_moe")))
     if conversion is None or ctx.transformers < (5,) or modules is None:
         return Targets(modules, tuple(sorted(parameters)), {})

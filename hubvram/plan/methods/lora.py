@@ -62,8 +62,7 @@ class LoraPlan(MethodPlan):
         """Resolves targets once."""
         self.ctx = ctx
         self.config = config
-        default = target_modules.LORA.get(ctx.arch.model_type)
-        self.targets = experts.resolve(ctx, config, default)
+        self.targets = experts.resolve(ctx, config, target_modules.LORA.get(ctx.arch.model_type))
         self.chosen = targets(ctx, target_modules.LORA, self.targets.modules, config["exclude_modules"])
         self.layers = layer_choice(config)
         self.dropout = float(config["lora_dropout"])
