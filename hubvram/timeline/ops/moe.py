@@ -195,7 +195,7 @@ class MoeOps(QuantizedOps):
         )
 
     def grouped_mm(self, x: Tensor, w: Tensor, n_out: int, offsets: Tensor, op: str) -> Tensor:
-        """``F.grouped_mm``: rows sorted by expert times stacked weights (E, ...). Keeps each for the other's gradient."""
+        """``F.grouped_mm``: rows sorted by expert times stacked weights (E, ...). Keeps both."""
         x = self.to(x, w.dt)
         new, dt, rx, rw = self.t.new, w.dt, x.rg, w.rg
         nx, nw, sx, sw = x.n * dt.size, w.n * dt.size, x.shape, w.shape
