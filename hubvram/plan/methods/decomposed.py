@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hubvram.architecture.modules import Linear
-from hubvram.plan.methods.base import Context, Forward, Method, MethodPlan
+from hubvram.plan.methods.base import Context, Forward, Method, MethodPlan, Skip
 from hubvram.plan.methods.peft_keys import KEYS
 from hubvram.plan.methods.tuner import Shape, TunerPlan, pattern_value
 from hubvram.timeline.dtypes import F32, I64, DType
@@ -287,6 +287,11 @@ class GloraPlan(TunerPlan):
 
     peft_type = "GLORA"
     kinds = ("Linear",)
+
+    def check(self, path: str, module: Linear) -> None:
+        """Subclasses of nn.Linear are refused."""
+        if self.ctx.arch.model_type == "falcon":
+            raise Skip(f"GLoRA takes plain nn.Linear layers; {path} is a FalconLinear.")
 
     def prepare(self) -> None:
         """Which form each part has."""

@@ -104,9 +104,9 @@ KEYS: Mapping[str, Mapping[str, Any]] = {
     },
     "LOKR": {
         "rank_pattern": {}, "alpha_pattern": {}, "r": 8, "alpha": 8, "rank_dropout": 0.0, "module_dropout": 0.0,
-        "use_effective_conv2d": False, "decompose_both": False, "decompose_factor": -1,
-        "rank_dropout_scale": False, "target_modules": None, "exclude_modules": None, "init_weights": True,
-        "layers_to_transform": None, "layers_pattern": None, "modules_to_save": None,
+        "use_effective_conv2d": False, "decompose_both": False, "decompose_factor": -1, "rank_dropout_scale": False,
+        "target_modules": None, "exclude_modules": None, "init_weights": True, "layers_to_transform": None,
+        "layers_pattern": None, "modules_to_save": None,
     },
     "LORA": {
         "r": 8, "target_modules": None, "exclude_modules": None, "lora_alpha": 8, "lora_dropout": 0.0,
@@ -161,9 +161,9 @@ KEYS: Mapping[str, Mapping[str, Any]] = {
     "PSOFT": {
         "r": 32, "target_modules": None, "exclude_modules": None, "psoft_alpha": 32, "psoft_dropout": 0.0,
         "fan_in_fan_out": False, "ab_svd_init": "psoft_init", "psoft_svd": "full", "psoft_svd_lowrank_niter": 10,
-        "random_seed": 0, "psoft_orth": True, "psoft_mag_b": True, "psoft_mag_a": True,
-        "use_cayley_neumann": False, "num_cayley_neumann_terms": 5, "cayley_neumann_eps": None,
-        "modules_to_save": None, "init_weights": True, "layers_to_transform": None, "layers_pattern": None,
+        "random_seed": 0, "psoft_orth": True, "psoft_mag_b": True, "psoft_mag_a": True, "use_cayley_neumann": False,
+        "num_cayley_neumann_terms": 5, "cayley_neumann_eps": None, "modules_to_save": None, "init_weights": True,
+        "layers_to_transform": None, "layers_pattern": None,
     },
     "PVERA": {
         "r": 256, "target_modules": None, "projection_prng_key": 0, "save_projection": True, "pvera_dropout": 0.0,
