@@ -143,7 +143,7 @@ def estimate(
     source_tokens = settings.source_len or tokens
     dtype = base_dtype(snapshot, settings.dtype)
     with checked.only_unsupported("quantization_config cannot be read"):
-        stored = quantized.stored(snapshot.config, ((t.name, t.dtype, t.shape) for t in snapshot.tensors))
+        stored = quantized.stored(snapshot.config, snapshot.tensors)
     if stored is not None:
         settings = settings.with_(quantization=quantized.merged(stored, settings.quantization))
     applied = settings.to_dict()

@@ -16,6 +16,7 @@ from typing import Any
 
 from hubvram.architecture.modules import Linear, Module, Weight
 from hubvram.errors import SettingError
+from hubvram.snapshot.records import TensorInfo
 from hubvram.timeline.dtypes import DType
 from hubvram.timeline.ops.packed import Kernel
 from hubvram.timeline.ops.quantized import gptq_bytes
@@ -203,12 +204,12 @@ class Stored:
 PACKED_DTYPES = frozenset({"U8", "I8", "I32", "F8_E4M3", "F8_E5M2"})
 
 
-def stored(config: Mapping[str, Any], tensors: Iterable[tuple[str, str, tuple[int, ...]]] = ()) -> Stored | None:
+def stored(config: Mapping[str, Any], tensors: Iterable[TensorInfo] = ()) -> Stored | None:
     """The format of a repository's weights; None where they are plain.
 
     Args:
         config: config.json.
-        tensors: (name, safetensors dtype, shape) of the header.
+        tensors: the header's, to see which modules are stored unpacked.
     """
     for part in (config, config.get("text_config")):
         if isinstance(part, Mapping):
@@ -236,12 +237,12 @@ def merged(own: Stored, given: Mapping[str, Any]) -> dict[str, Any]:
     return {**own.settings, **given}
 
 
-def _read(quant: Mapping[str, Any], tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> Stored:
+def _read(quant: Mapping[str, Any], tensors: Iterable[TensorInfo]) -> Stored:
     method = str(quant.get("quant_method") or _guess(quant)).lower().replace("_", "-")
     floating = frozenset(
-        name.removesuffix(".weight")
-        for name, dtype, shape in tensors
-        if name.endswith(".weight") and len(shape) == 2 and dtype not in PACKED_DTYPES
+        t.name.removesuffix(".weight")
+        for t in tensors
+        if t.dtype not in PACKED_DTYPES and t.name.endswith(".weight") and len(t.shape) == 2
     )
     if method == "bitsandbytes":
         return Stored(_bitsandbytes(quant), floating=floating)

@@ -201,4 +201,4 @@ class Shared:
         self.base: Any = None
 
 
-__all__ = ["Embedding", "Shared", "Shape", "TunerPlan", "pattern_value", "size"]
+__all__ = ["Embedding", "Shape", "Shared", "TunerPlan", "pattern_value", "size"]
