@@ -256,11 +256,21 @@ class AttentionOps(ActivationOps):
     # ---- sdpa -----------------------------------------------------------
 
     def sdpa(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, *, causal: bool, dropout: float = 0.0, bhsd: bool = False
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Mask | None,
+        *,
+        causal: bool,
+        dropout: float = 0.0,
+        bhsd: bool = False,
+        gqa: bool = True,
     ) -> tuple[Tensor, bool]:
         """``F.scaled_dot_product_attention``; also says whether the output lies as (batch, tokens, heads, dim).
 
         The flash kernel's output lies as q does (``empty_like``); padding the head size makes q contiguous.
+        ``gqa`` is ``enable_gqa``: without it fewer heads in k and v are broadcast, which only the math kernel does.
         """
         q, k, v = self.lower(q), self.lower(k), self.lower(v)
         half = q.dt in (F16, BF16)
@@ -272,14 +282,16 @@ class AttentionOps(ActivationOps):
             if dense.dt is BOOL or dense.dt is not q.dt:
                 dense = self.ones((q.shape[0], *dense.shape[1:]), q.dt, "sdpa float mask")
         dropout = dropout if self.training else 0.0
-        if self.sm >= 80 and mask is None and half and d == dv <= 256 and not (causal and q.shape[2] != k.shape[2]):
+        flash = self.sm >= 80 and mask is None and half and d == dv <= 256 and (same or gqa)
+        if flash and not (causal and q.shape[2] != k.shape[2]):
             return self.flash(q, k, v), not (bhsd or d % 8)
         align = 8 if half else 4
         allowed = not half or q.dt is F16 or self.sm >= 80
-        grouped = self.torch >= (2, 14)  # the memory-efficient kernel takes grouped K and V from torch 2.14
+        grouped = gqa and self.torch >= (2, 14)  # the memory-efficient kernel takes grouped K and V from torch 2.14
         if allowed and (same or grouped) and d % align == 0 and dv % align == 0:
             return self.efficient(q, k, v, dense), True
-        return self.sdpa_math(q, k, v, dense, causal=causal, dropout=dropout), False
+        with self.t.autocasting(None):  # autocast casts sdpa's inputs and is off inside
+            return self.sdpa_math(q, k, v, dense, causal=causal, dropout=dropout, gqa=gqa), False
 
     def flash(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """FlashAttention-2: keeps q, k, v, the output and fp32 log-sum-exp; backward accumulates dq in fp32.
@@ -369,7 +381,7 @@ class AttentionOps(ActivationOps):
         return out
 
     def sdpa_math(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, causal: bool, dropout: float
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, causal: bool, dropout: float, gqa: bool = True
     ) -> Tensor:
         """The math fallback: S x S matrices in memory, half inputs computed in fp32 (attention.cpp)."""
         b, h, s, d = q.shape
@@ -382,10 +394,13 @@ class AttentionOps(ActivationOps):
             allowed = self.ones((s, sk), BOOL, "sdpa causal mask (bool)")
             keep = self.ones((s, sk), q.dt, "sdpa causal mask")
             del allowed
-        if k.shape[1] != h:
+        broadcast = k.shape[1] != h and not gqa
+        if k.shape[1] != h and gqa:
             k = self.expand(k, (b, h, sk, d), "repeat_interleave")
             v = self.expand(v, (b, h, sk, v.shape[-1]), "repeat_interleave")
         k = self.scale(k, "sdpa scale k")
+        if broadcast:
+            k = self.repeat_kv(k, h)
         if b > 1:
             q = self.clone(q, "matmul reshape")
             k = self.clone(k, "matmul reshape")
@@ -394,4 +409,12 @@ class AttentionOps(ActivationOps):
             w = self.add(w, keep)
         w = self._softmax_kernel(w, w.dt)
         w = self.dropout(w, dropout)
-        return self.to(self.matmul(w, v, (b, h, s, v.shape[-1]), "sdpa output"), origin)
+        # the function also returns the weights in the input's dtype, which nobody takes
+        low = self.ones(w.shape, origin, "sdpa weights returned") if origin is not w.dt else None
+        if broadcast:  # inside matmul, so that backward sums the heads at once
+            v = self.repeat_kv(v, h)
+            if b > 1:
+                v = self.clone(v, "matmul reshape")
+        out = self.to(self.matmul(w, v, (b, h, s, v.shape[-1]), "sdpa output"), origin)
+        del low
+        return out

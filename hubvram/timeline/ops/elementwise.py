@@ -212,6 +212,14 @@ class OpsBase:
 
         return self.apply(op, (x,), shape, dt, bw)
 
+    def scale_(self, x: Tensor) -> Tensor:
+        """``x /= number``: in x's own memory; backward allocates the scaled gradient."""
+        if not self.t.wants_grad(x):
+            return Tensor(x.st, x.shape, x.n, x.dt)
+        new, n, dt, shape = self.t.new, x.n, x.dt, x.shape
+        node = self.t.node(lambda g: (new(n * dt.size, "scale_ backward", shape, dt),), (x,))
+        return Tensor(x.st, shape, n, dt, True, node)
+
     def add_scalar(self, x: Tensor) -> Tensor:
         """``x + number``: a new tensor, the gradient passes through."""
 
