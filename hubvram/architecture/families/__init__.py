@@ -50,7 +50,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "deberta": ("deberta-v2",),
     "albert": ("albert",),
     "mpnet": ("mpnet",),
-    "moe": ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "glm4_moe", "dots1", "phimoe"),
+    "moe": ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "glm4_moe", "dots1", "phimoe", "granitemoe", "granitemoeshared"),
     "deepseek": ("deepseek_v2", "deepseek_v3"),
     "gpt_oss": ("gpt_oss",),
     "mamba": ("mamba", "falcon_mamba"),

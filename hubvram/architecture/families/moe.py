@@ -33,6 +33,8 @@ class Style:
     experts: tuple[str, ...] = ("num_experts", "num_local_experts", "n_routed_experts")
     width: tuple[str, ...] = ("moe_intermediate_size",)
     gate: str = "gate"
+    block: str = "mlp"
+    """Name of the sparse block."""
     old: str = "mlp"
     """Name of the sparse block before transformers 5, and of its projections."""
     old_names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
@@ -46,6 +48,10 @@ class Style:
     """Default, or the name of the config's flag."""
     o_bias: bool | str = False
     rotary: float = 1.0
+    scaled: bool = False
+    """Granite's multipliers on embeddings, residuals and logits."""
+    looped: bool = True
+    """Whether transformers < 5 had the experts as separate modules."""
     defaults: Mapping[str, int] | None = None
 
 
@@ -84,6 +90,14 @@ STYLES: dict[str, Style] = {
         old_names=("w1", "w3", "w2"), peft=None, norm="layer", qkv_bias="attention_bias", o_bias="attention_bias",
         defaults={"num_local_experts": 16, "num_experts_per_tok": 2, "num_key_value_heads": 8},
     ),
+    **dict.fromkeys(
+        ("granitemoe", "granitemoeshared"),
+        Style(
+            router="granite", width=("intermediate_size",), gate="router", block="block_sparse_moe",
+            experts=("num_local_experts",), peft=None, qkv_bias="attention_bias", o_bias="attention_bias",
+            scaled=True, looped=False, defaults={"num_local_experts": 8, "num_experts_per_tok": 2},
+        ),
+    ),
 }
 
 
@@ -104,6 +118,8 @@ class Reader:
 def build(config: Config, header: Header) -> Architecture:
     """From config.json."""
     arch = _build(config, header, legacy=False)
+    if not STYLES[arch.model_type].looped:
+        return arch
     return replace(arch, legacy=lambda: _build(config, header, legacy=True))
 
 
@@ -174,13 +190,13 @@ def _build(config: Config, header: Header, *, legacy: bool) -> Architecture:
         block["q_norm"] = Norm("self_attn.q_norm", head_dim if qk_norm == "head" else heads * head_dim)
         block["k_norm"] = Norm("self_attn.k_norm", head_dim if qk_norm == "head" else kv_heads * head_dim)
     sparse, dense = dict(block), dict(block)
-    name = style.old if legacy else "mlp"
+    name = style.old if legacy else style.block
     if style.router == "mixer":
         sparse["gate"] = Linear(f"{name}.{'gate' if legacy else 'router'}", hidden, count, role="router")
     elif legacy and style.router != "group":
         sparse["gate"] = Linear(f"{name}.gate", hidden, count, role="router")
     else:
-        sparse["gate"] = Weight(f"{name}.gate.weight", (count, hidden), adaptable=True)
+        sparse["gate"] = Weight(f"{name}.{style.gate}.weight", (count, hidden), adaptable=True)
     if legacy:
         sparse |= experts_apart(f"{name}.experts", hidden, width, count, style.old_names)
     else:
@@ -194,6 +210,10 @@ def _build(config: Config, header: Header, *, legacy: bool) -> Architecture:
     elif style.shared == "plain":
         shared = config.whole("n_shared_experts", default=read.defaults.get("n_shared_experts", 1))
         sparse |= gated_mlp("mlp.shared_experts", hidden, width * shared, "shared_")
+    if model_type == "granitemoeshared" and config.optional("shared_intermediate_size"):
+        inner = config.positive("shared_intermediate_size")
+        sparse["shared_input"] = Linear("shared_mlp.input_linear", hidden, 2 * inner)
+        sparse["shared_output"] = Linear("shared_mlp.output_linear", inner, hidden, role="mlp_out")
     is_sparse = sparse_layers(config, read, layers, count)
     if not all(is_sparse):
         dense |= gated_mlp("mlp", hidden, config.positive("intermediate_size"))
@@ -255,6 +275,8 @@ def _build(config: Config, header: Header, *, legacy: bool) -> Architecture:
             "dropout": config.number("attention_dropout", default=0.0),
             "peft_moe": None if legacy else style.peft,
             "legacy": legacy,
+            "scaled": style.scaled,
+            "shared_mlp": "shared_input" in sparse,
         },
     )
 
@@ -276,7 +298,7 @@ def sparse_layers(config: Config, read: Reader, layers: int, experts: int) -> li
 def forward(g: Any, net: Any, batch: Any) -> Any:
     """MixtralForCausalLM.forward and its like."""
     x = trunk(g, net, batch)
-    return net.causal_loss(g, x, batch)
+    return net.causal_loss(g, x, batch, scaled=net.arch.facts["scaled"])
 
 
 def trunk(g: Any, net: Any, batch: Any) -> Any:
@@ -284,6 +306,9 @@ def trunk(g: Any, net: Any, batch: Any) -> Any:
     arch = net.arch
     facts = arch.facts
     x = net.embed_tokens(g, batch)
+    scaled = facts["scaled"]
+    if scaled:
+        x = g.scale(x, "embedding multiplier")
     b, s = x.shape[0], x.shape[1]
     masks = {w: g.causal_mask(b, s, x.dt, batch.padding, window=w) for w in facts["kinds"]}
     cos, sin = g.rotary_tables(1, s, facts["rotary_dim"], x.dt)
@@ -314,10 +339,10 @@ def trunk(g: Any, net: Any, batch: Any) -> Any:
     def layer(m: Any, x: Any) -> Any:
         h = norm(x, m.input_norm)
         h = attention(m, h)
-        x = g.add(x, h)
+        x = g.add(x, g.scale(h, "residual multiplier") if scaled else h)
         h = norm(x, m.post_norm)
         h = sparse_block(g, m, h, act, facts) if m.facts["sparse"] else mlp(g, m, h, act)
-        return g.add(x, h)
+        return g.add(x, g.scale(h, "residual multiplier") if scaled else h)
 
     x = net.run(g, "layers", layer, x)
     return norm(x, net.norm)
@@ -359,6 +384,8 @@ def sparse_block(g: Any, m: Any, h: Any, act: str, facts: Mapping[str, Any]) -> 
     out = out.view(*shape)
     if facts["shared"] == "plain":
         out = g.add(out, shared_mlp(g, m, h, act))
+    if facts["shared_mlp"]:
+        out = g.add(out, m.shared_output(g, g.gated(act, m.shared_input(g, h))))
     del logits
     return out
 
@@ -395,6 +422,10 @@ def route(g: Any, m: Any, flat: Any, facts: Mapping[str, Any]) -> tuple[Any, Any
         return logits, weights, index
     opened = g.opened(m.gate)
     logits = g.linear(flat, opened.value(g), None, "router")
+    if router == "granite":
+        logits = g.float(logits)
+        top, index = g.topk(logits, k)
+        return logits, g.to(g.softmax(top, None), flat.dt), index
     if router == "mixtral":
         probs = g.softmax(g.float(logits), F32)
         weights, index = g.topk(probs, k)
