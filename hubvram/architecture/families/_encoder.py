@@ -118,6 +118,11 @@ def embed(g: Any, net: Any, batch: Any, dropout: float, *, from_ids: bool) -> An
     return g.dropout(x, dropout)
 
 
+def plain_attention(g: Any, q: Any, k: Any, v: Any, mask: Any, dropout: float) -> Any:
+    """Attention in both directions; the eager softmax stays in the dtype it is given (BERT's ``eager_attention_forward``)."""
+    return g.attention(q, k, v, mask, causal=False, dropout=dropout, fp32_softmax=False, cast_back=False)
+
+
 def heads_first(x: Any, heads: int) -> Any:
     """(batch, tokens, heads * dim) as (batch, heads, tokens, dim)."""
     b, s, width = x.shape

@@ -66,7 +66,15 @@ def layer_of(
         if within and name == "self":
             k, v, masked = net.with_prefix(g, m, k, v, masked)
         out = g.attention(
-            q, k, v, masked, causal=within, dropout=style.attn_dropout, fp32_softmax=False, bhsd=style.contiguous
+            q,
+            k,
+            v,
+            masked,
+            causal=within,
+            dropout=style.attn_dropout,
+            fp32_softmax=False,
+            bhsd=style.contiguous,
+            cast_back=False,
         )
         return getattr(m, f"{name}_o")(g, out)
 

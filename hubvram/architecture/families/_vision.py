@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hubvram.architecture.config import Config
-from hubvram.architecture.families._encoder import heads_first
+from hubvram.architecture.families._encoder import heads_first, plain_attention
 from hubvram.architecture.modules import Linear
 from hubvram.errors import UnsupportedError
 
@@ -57,7 +57,9 @@ def self_attention(g: Any, m: Any, h: Any, heads: int, dropout: float, mask: Any
     q = heads_first(m.q(g, h), heads)
     k = heads_first(m.k(g, h), heads)
     v = heads_first(m.v(g, h), heads)
-    return m.o(g, g.attention(q, k, v, mask, causal=False, dropout=dropout, fp32_softmax=fp32_softmax))
+    if not fp32_softmax:
+        return m.o(g, plain_attention(g, q, k, v, mask, dropout))
+    return m.o(g, g.attention(q, k, v, mask, causal=False, dropout=dropout))
 
 
 def drop_path(g: Any, x: Any, rate: float) -> Any:

@@ -15,6 +15,7 @@ from hubvram.architecture.families._encoder import (
     index_buffer,
     layer_norm,
     num_labels,
+    plain_attention,
     run_pooled_head,
 )
 from hubvram.architecture.header import Header
@@ -103,7 +104,7 @@ def forward(g: Any, net: Any, batch: Any) -> Any:
         q = heads_first(getattr(m, f"query{i}")(g, h), heads)
         k = heads_first(getattr(m, f"key{i}")(g, h), heads)
         v = heads_first(getattr(m, f"value{i}")(g, h), heads)
-        out = g.attention(q, k, v, mask, causal=False, dropout=facts["attn_dropout"], fp32_softmax=False)
+        out = plain_attention(g, q, k, v, mask, facts["attn_dropout"])
         out = getattr(m, f"dense{i}")(g, out)
         out = g.dropout(out, dropout)
         norm = getattr(m, f"attn_norm{i}")

@@ -15,6 +15,7 @@ from hubvram.architecture.families._encoder import (
     index_buffer,
     layer_norm,
     num_labels,
+    plain_attention,
     pooled_head,
     run_pooled_head,
     run_two_layer_head,
@@ -105,7 +106,7 @@ def forward(g: Any, net: Any, batch: Any) -> Any:
         k = heads_first(m.key(g, h), heads)
         v = heads_first(m.value(g, h), heads)
         k, v, full = net.with_prefix(g, m, k, v, mask)
-        return g.attention(q, k, v, full, causal=False, dropout=attn_dropout, fp32_softmax=False)
+        return plain_attention(g, q, k, v, full, attn_dropout)
 
     def output(linear: Any, norm: Any, h: Any, residual: Any) -> Any:
         h = linear(g, h)

@@ -15,6 +15,7 @@ from hubvram.architecture.families._encoder import (
     index_buffer,
     layer_norm,
     num_labels,
+    plain_attention,
 )
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Block, Embedding, Module, Stack
@@ -84,7 +85,7 @@ def forward(g: Any, net: Any, batch: Any) -> Any:
         q = heads_first(m.q(g, h), heads)
         k = heads_first(m.k(g, h), heads)
         v = heads_first(m.v(g, h), heads)
-        out = g.attention(q, k, v, mask, causal=False, dropout=facts["attn_dropout"], fp32_softmax=False)
+        out = plain_attention(g, q, k, v, mask, facts["attn_dropout"])
         return m.o(g, out)
 
     def ffn(m: Any, h: Any) -> Any:

@@ -149,17 +149,21 @@ class AttentionOps(ActivationOps):
         fp32_softmax: bool = True,
         softcap: bool = False,
         bhsd: bool = False,
+        cast_back: bool = True,
     ) -> Tensor:
         """The model's attention interface; returns (batch, tokens, heads * head_dim), contiguous.
 
         ``bhsd``: q and k lie in memory as (batch, heads, tokens, dim) (made by ``torch.cat``), not as
-        transposed views of (batch, tokens, heads, dim).
+        transposed views of (batch, tokens, heads, dim). ``cast_back``: eager code casts the weights to the
+        values' dtype after softmax; where it does not, autocast leaves them fp32 up to the product.
         """
         attn = implementation or self.attn
         b, h, s, _ = q.shape
         dv = v.shape[-1]
         if attn == "eager":
-            out = self.eager(q, k, v, mask, dropout=dropout, fp32_softmax=fp32_softmax, softcap=softcap, bhsd=bhsd)
+            out = self.eager(
+                q, k, v, mask, dropout=dropout, fp32_softmax=fp32_softmax, softcap=softcap, bhsd=bhsd, cast_back=cast_back
+            )
             return self.clone(out).view(b, s, h * dv)
         if attn == "flash_attention_2":
             if q.dt is F32 and self.t.autocast is None:  # the integration casts fp32 down to the model's half type
@@ -202,6 +206,7 @@ class AttentionOps(ActivationOps):
         fp32_softmax: bool = True,
         softcap: bool = False,
         bhsd: bool = False,
+        cast_back: bool = True,
     ) -> Tensor:
         """``eager_attention_forward``: scores, mask, fp32 softmax, cast, dropout, product."""
         b, h, s, d = q.shape
@@ -226,7 +231,9 @@ class AttentionOps(ActivationOps):
         if fp32_softmax:
             w = self.to(self.softmax(w, F32), dt)
         else:
-            w = self.to(self.softmax(w, None), dt)
+            w = self.softmax(w, None)
+            if cast_back:
+                w = self.to(w, dt)
         w = self.dropout(w, dropout)
         if b > 1 and (same or single):
             v = self.clone(v, "matmul reshape")
