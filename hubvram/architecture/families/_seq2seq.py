@@ -58,6 +58,8 @@ def layer_of(
         x = x.view(b, heads, s, width // heads)
         return g.clone(x) if style.contiguous else x
 
+    weights: list[Any] = [None]  # of the last attention; the layer holds them
+
     def attention(m: Any, name: str, h: Any, other: Any, masked: Any, within: bool) -> Any:
         q = getattr(m, f"{name}_q")(g, h)
         q = split(g.scale(q, "query scaling") if style.contiguous else q)
@@ -76,6 +78,7 @@ def layer_of(
             bhsd=style.contiguous,
             cast_back=False,
         )
+        weights[0] = g.returned_weights()
         return getattr(m, f"{name}_o")(g, out)
 
     def part(norm: Any, run: Callable[[Any], Any], x: Any) -> Any:
@@ -101,6 +104,7 @@ def layer_of(
         x = part(m.norm, mlp, x)
         if style.clamps and states is None and x.dt.name == "float16":
             x = g.unary("clamp", x)
+        weights[0] = None
         return x
 
     return layer

@@ -121,10 +121,11 @@ def forward(g: Any, net: Any, batch: Any) -> Any:
         m = groups[int(n / per_layer)]
         for i in range(facts["per_group"]):
             h = attention(m, i, x)
+            weights = g.returned_weights()
             out = ffn(m, i, h)
             norm = getattr(m, f"norm{i}")
             x = g.layer_norm(g.add(out, h), norm.weight, norm.bias)
-            del h, out
+            del h, out, weights
     return classification_loss(g, net, run_pooled_head(g, net, x, facts["head_dropout"]), batch)
 
 

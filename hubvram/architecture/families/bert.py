@@ -115,9 +115,12 @@ def forward(g: Any, net: Any, batch: Any) -> Any:
 
     def layer(m: Any, x: Any) -> Any:
         h = attention(m, x)
+        weights = g.returned_weights()
         h = output(m.attn_out, m.attn_norm, h, x)
         inner = g.act(act, m.up(g, h))
-        return output(m.down, m.norm, inner, h)
+        h = output(m.down, m.norm, inner, h)
+        del weights
+        return h
 
     x = net.run(g, "layers", layer, x)
     if facts["base"] == "bert":

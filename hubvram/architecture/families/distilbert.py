@@ -96,9 +96,12 @@ def forward(g: Any, net: Any, batch: Any) -> Any:
 
     def layer(m: Any, x: Any) -> Any:
         h = attention(m, x)
+        weights = g.returned_weights()
         h = g.layer_norm(g.add(h, x), m.attn_norm.weight, m.attn_norm.bias)
         out = ffn(m, h)
-        return g.layer_norm(g.add(out, h), m.norm.weight, m.norm.bias)
+        out = g.layer_norm(g.add(out, h), m.norm.weight, m.norm.bias)
+        del weights
+        return out
 
     x = net.run(g, "layers", layer, x)
     pooled = g.slice(x, (x.shape[0], x.shape[2]))

@@ -173,13 +173,17 @@ def forward(g: Any, net: Any, batch: Any) -> Any:
         if facts["stable"]:
             x = g.layer_norm(x, m.attn_norm.weight, m.attn_norm.bias)
         x = self_attention(g, m, x, heads, facts["attn_dropout"], mask, fp32_softmax=False)
+        weights = g.returned_weights()
         x = g.dropout(x, dropout)
         x = g.add(residual, x)
         if facts["stable"]:
-            return g.add(x, feed_forward(m, g.layer_norm(x, m.final_norm.weight, m.final_norm.bias)))
-        x = g.layer_norm(x, m.attn_norm.weight, m.attn_norm.bias)
-        x = g.add(x, feed_forward(m, x))
-        return g.layer_norm(x, m.final_norm.weight, m.final_norm.bias)
+            x = g.add(x, feed_forward(m, g.layer_norm(x, m.final_norm.weight, m.final_norm.bias)))
+        else:
+            x = g.layer_norm(x, m.attn_norm.weight, m.attn_norm.bias)
+            x = g.add(x, feed_forward(m, x))
+            x = g.layer_norm(x, m.final_norm.weight, m.final_norm.bias)
+        del weights
+        return x
 
     features = extract()
     features = g.layer_norm(features, net.feature_norm.weight, net.feature_norm.bias)

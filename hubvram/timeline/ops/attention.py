@@ -235,9 +235,21 @@ class AttentionOps(ActivationOps):
             if cast_back:
                 w = self.to(w, dt)
         w = self.dropout(w, dropout)
+        if not cast_back and self.transformers >= (4, 48):
+            self._weights = w
         if b > 1 and (same or single):
             v = self.clone(v, "matmul reshape")
         return self.matmul(w, v, (b, h, s, v.shape[-1]), "attention output")
+
+    _weights: Tensor | None = None
+
+    def returned_weights(self) -> Tensor | None:
+        """The attention weights that eager code returns beside its output (from transformers 4.48 on, asked for or not).
+
+        The layer holds them while it runs. They matter where autocast saves a half copy of them instead.
+        """
+        w, self._weights = self._weights, None
+        return w
 
     def softmax(self, x: Tensor, dt: DType | None) -> Tensor:
         """``softmax(x, dtype=dt)``: keeps its result; the CUDA backward makes grad * output beside its own output."""
