@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from hubvram.cli.output import Output, print_error
+from hubvram.cli.output import Output, hide_secrets, print_error
 from hubvram.errors import HubvramError
 from hubvram.report.formats import DATA_FORMATS, NAMES
 from hubvram.report.page import Page
@@ -91,7 +91,7 @@ def failure_of(error: BaseException) -> Failure:
 def report(error: BaseException, arguments: Sequence[str]) -> int:
     """Print an error that ended the command, and give its exit code."""
     if os.environ.get("HUBVRAM_DEBUG"):
-        traceback.print_exception(error)
+        sys.stderr.write(hide_secrets("".join(traceback.format_exception(error))))
     failure = failure_of(error)
     print_error(failure.message, failure.hint, name=failure.repo_id)
     name = asked_format(arguments)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from hubvram.cli.output import Output
+from hubvram.cli.output import Output, keep_secret
 from hubvram.errors import SettingError
 from hubvram.plan.settings import (
     ATTN_IMPLEMENTATIONS,
@@ -111,10 +111,13 @@ class HubOptions:
         self.refresh: bool = values.pop("refresh")
         self.timeout: float | None = values.pop("timeout")
         self.allow_conversion_pr: bool = values.pop("allow_conversion_pr")
+        self.variant: str | None = values.pop("variant", None)
+        self.file: str | None = values.pop("file", None)
         self.token: str | bool | None = values.pop("token")
         if values.pop("no_token"):
             self.token = False
-        elif self.token:
+        elif isinstance(self.token, str):
+            keep_secret(self.token)
             output.warning("--token leaves the token in the shell's history and the process list: use HF_TOKEN.")
 
     def keywords(self) -> dict[str, Any]:
@@ -127,6 +130,8 @@ class HubOptions:
             "token": self.token,
             "timeout": self.timeout,
             "allow_conversion_pr": self.allow_conversion_pr,
+            "variant": self.variant,
+            "file": self.file,
         }
 
 
@@ -160,6 +165,14 @@ hub_options: Decorator[Any] = _stack(
     # No HUBVRAM_TOKEN beside HF_TOKEN: one place for a secret is enough.
     click.option("--token", metavar="TOKEN", allow_from_autoenv=False, help="Better: HF_TOKEN, or `hf auth login`."),
     click.option("--no-token", is_flag=True, help="Ask as nobody, even where a token is stored."),
+)
+selection_options: Decorator[Any] = _stack(
+    click.option("--variant", metavar="NAME", help="Variant of the weights: fp16 reads model.fp16.safetensors."),
+    click.option(
+        "--file",
+        metavar="PATH",
+        help="Weights file, index or folder of the repo to read instead of what transformers would load.",
+    ),
 )
 revision_option = click.option("--revision", metavar="REF", help="Branch, tag, commit or refs/pr/N. Default: main.")
 

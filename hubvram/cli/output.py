@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
-from collections.abc import Iterable, Iterator
-from typing import TextIO
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TextIO
 
 import click
 
-from hubvram.errors import HubvramError
+from hubvram.errors import GatedRepoError, HubvramError
 from hubvram.report.formats import DATA_FORMATS, render
 from hubvram.report.page import Page
 from hubvram.report.text import UNITS, clean
 
+_SECRET = re.compile(r"((?i:bearer)\s+|\bhf_)[A-Za-z0-9_.=+/~-]{20,}")
+_given: set[str] = set()
 _ASCII = str.maketrans({"\u00b7": "-", "\u2026": "...", "\u2013": "-", "\u2014": "-", "\u00d7": "x"})
 
 
@@ -91,6 +94,12 @@ def print_error(message: str, hint: str | None = None, *, name: str | None = Non
         _stderr(f"{paint('Hint:', 'cyan')} {clean(hint)}")
 
 
+def refuse(output: Output, refusal: Mapping[str, Any] | None, repo_id: str) -> None:
+    """Say why a result is only a part: the repo is gated, and what is shown is what everybody may see."""
+    if refusal is not None:
+        output.error(GatedRepoError(str(refusal["message"]), hint=refusal["hint"]), repo_id)
+
+
 def encodable(text: str, stream: TextIO) -> str:
     """Text that the stream's encoding takes: typographic characters give way to ASCII, others are escaped."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
@@ -112,9 +121,34 @@ def lines(stream: Iterable[str]) -> Iterator[str]:
     return (line.rstrip("\r\n") for line in stream)
 
 
+def keep_secret(token: str) -> None:
+    """A token given on the command line: `hide_secrets` knows it from now on."""
+    _given.add(token)
+
+
+def hide_secrets(text: str) -> str:
+    """Text without tokens: those given, the environment's or the login's, and what looks like one.
+
+    The transport keeps the token out of every message. This is for what is
+    printed but not ours: a library's log, a traceback, a server that echoes.
+    """
+    hub = sys.modules.get("huggingface_hub")  # where it has not been imported, no token has been read
+    for token in {*_given, (hub.get_token() if hub else None) or ""}:
+        if len(token) > 3:
+            text = text.replace(token, "***")
+    return _SECRET.sub(r"\1***", text)
+
+
+class _Formatter(logging.Formatter):
+    """A log line, and its traceback, without secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return hide_secrets(super().format(record))
+
+
 def _stderr(line: str) -> None:
     try:
-        sys.stderr.write(encodable(line, sys.stderr) + "\n")
+        sys.stderr.write(encodable(hide_secrets(line), sys.stderr) + "\n")
         sys.stderr.flush()
     except BrokenPipeError:
         # Nobody reads the messages; the result on stdout is still wanted.
@@ -133,7 +167,7 @@ def _forget_stdout() -> None:
 
 def _log_to_stderr(verbose: int) -> None:
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    handler.setFormatter(_Formatter("%(name)s: %(message)s"))
     logger = logging.getLogger() if verbose > 1 else logging.getLogger("hubvram")
     logger.handlers = [handler]
     logger.setLevel(logging.DEBUG)

@@ -9,11 +9,12 @@ that tells them apart.
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hubvram.errors import OfflineError
+from hubvram.errors import AccessError, OfflineError
 from hubvram.snapshot.text import shown
 from hubvram.sources.faults import Retryable
 
@@ -35,6 +36,9 @@ def hub_headers(token: str | bool | None) -> dict[str, str]:
     From 2.4 on that asks the Hub for its register of coding agents before the
     first request of a process, to name one in the user agent: a request more
     than the repo needs.
+
+    Raises:
+        AccessError: if the token holds what no header can: it is never sent, and not shown.
     """
     import huggingface_hub
     from huggingface_hub import constants
@@ -48,6 +52,11 @@ def hub_headers(token: str | bool | None) -> dict[str, str]:
     if token is True or (token is None and implicit):
         found = huggingface_hub.get_token()
     if found:
+        if not re.fullmatch(r"[!-~]+", found):
+            raise AccessError(
+                "the token holds spaces, control or non-ASCII characters, which no token has",
+                hint="it may be pasted wrongly: `hf auth login`, or set HF_TOKEN again",
+            )
         headers["authorization"] = f"Bearer {found}"
     return headers
 
