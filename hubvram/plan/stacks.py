@@ -80,6 +80,8 @@ DIFFERENCES: tuple[Difference, ...] = (
     Difference("liger-kernel", "0.3", "use_liger_kernel alone means the fused loss, RMSNorm and rotary kernels, which every "
                "build of fused kernels has; a stack that names liger-kernel also has its SwiGLU, which keeps a third less",
                "liger-kernel ops/swiglu.py 0.8; measured runs of other fused-kernel builds keep the plain MLP"),
+    Difference("torch", "2.0", "zero_grad lets go of gradients; before, it filled them with zeros, and they were alive "
+               "through the next forward pass", "torch nn/modules/module.py and optim/optimizer.py 1.13 and 2.0"),
     Difference("torch", "2.14", "the memory-efficient attention kernel takes grouped keys and values",
                "torch aten/src/ATen/native/transformers/cuda/sdp_utils.cpp"),
     Difference("bitsandbytes", "0.50", "a fused 4-bit product for small batches: no dequantised weight in the forward",

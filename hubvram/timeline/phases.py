@@ -237,8 +237,11 @@ def optimizer_states(plan: Plan, t: Tracer) -> list[Storage | None]:
 
 
 def earlier_gradients(plan: Plan, t: Tracer) -> list[Storage | None]:
-    """Gradients of the micro steps before, under gradient accumulation: alive all through the last one."""
-    if plan.settings.gradient_accumulation_steps == 1:
+    """Gradients of the micro steps before, under gradient accumulation: alive all through the last one.
+
+    Before torch 2.0 ``zero_grad`` filled gradients with zeros: those of the step before are alive as well.
+    """
+    if plan.settings.gradient_accumulation_steps == 1 and plan.stack.torch >= (2,):
         return []
     t.accumulates = True
     more, over = t.grad_share
