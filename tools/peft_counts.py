@@ -124,7 +124,9 @@ SECOND = {
     "UNILORA": [{"theta_d_length": 100, "target_modules": "all-linear"}],
     "VBLORA": [{"r": 2, "num_vectors": 50, "vector_length": 64}],
     "VERA": [{"r": 64, "target_modules": "all-linear"}],
-    "WAVEFT": [{"n_frequency": 300, "target_modules": "all-linear"}, {"n_frequency": 300, "proportional_parameters": True}],
+    "WAVEFT": [
+        {"n_frequency": 300, "target_modules": "all-linear"}, {"n_frequency": 300, "proportional_parameters": True},
+    ],
 }
 
 
@@ -169,7 +171,7 @@ def filled(given: dict, peft_type: str, name: str, names: list[str], head: str |
             value = [head] if head else None
         elif key == "rank_pattern":
             value = {f"{first[0]}": 2} if first else None
-        if value is None and given[key] is not None or value == []and given[key] == "FIRST":
+        if (value is None and given[key] is not None) or (value == [] and given[key] == "FIRST"):
             return None
         out[key] = value
     return out
@@ -240,7 +242,8 @@ def dump(data: dict) -> str:
     """One model and one row a line."""
     lines = ["{", f' "peft": {json.dumps(data["peft"])}, "transformers": {json.dumps(data["transformers"])},']
     lines.append(' "models": {')
-    lines.append(",\n".join(f"  {json.dumps(k)}: {json.dumps(v, separators=(',', ':'))}" for k, v in data["models"].items()))
+    compact = {k: json.dumps(v, separators=(",", ":")) for k, v in data["models"].items()}
+    lines.append(",\n".join(f"  {json.dumps(k)}: {v}" for k, v in compact.items()))
     lines.append(' },\n "rows": [')
     lines.append(",\n".join("  " + json.dumps(r, separators=(",", ":")) for r in data["rows"]))
     lines.append(" ]\n}\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ FAILS_LATER = {("falcon", "PREFIX_TUNING"), ("falcon", "CARTRIDGE")}
 NOT_KNOWN = {"SHADOW"}  # a second, smaller model beside the first
 
 
-@lru_cache(maxsize=None)
+@cache
 def arch_of(name: str) -> Architecture | None:
     model = DATA["models"][name]
     family = families.find(name)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hubvram.architecture.modules import Architecture, Linear, Module, Weight
+from hubvram.architecture.modules import Architecture, Embedding, Linear, Module, Weight
 from hubvram.errors import SettingError
 from hubvram.plan.optimizers import Optimizer
 from hubvram.timeline.dtypes import DType
@@ -24,7 +24,7 @@ from hubvram.timeline.tracer import Param, Tensor
 Forward = Callable[[Ops, Any, Tensor, Sequence[Param]], Tensor]
 
 
-class Skip(Exception):
+class Skip(Exception):  # noqa: N818 - an outcome, not an error
     """This model cannot take this method (or this combination); the text says why."""
 
 
@@ -80,7 +80,7 @@ class MethodPlan:
         return False
 
     def stores(self, path: str, module: Module) -> str | None:
-        """Format (`quantized.FORMATS`) in which the method itself holds a weight that it trains; None: the base's dtype."""
+        """Format (`quantized.FORMATS`) in which the method holds a weight that it trains; None: the base's dtype."""
         return None
 
     def copies(self, path: str, module: Module, layer: int | None) -> bool:
@@ -188,7 +188,10 @@ class Method:
 
 
 COMMON_KEYS = frozenset(
-    {"peft_type", "task_type", "base_model_name_or_path", "inference_mode", "revision", "auto_mapping", "peft_version", "exp_name"}
+    {
+        "peft_type", "task_type", "base_model_name_or_path", "inference_mode", "revision", "auto_mapping",
+        "peft_version", "exp_name",
+    }
 )
 """Keys of every adapter_config.json that change no number, and the run's label in ms-swift's exports."""
 

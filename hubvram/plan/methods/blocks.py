@@ -33,7 +33,8 @@ class MissPlan(TunerPlan):
         self.dropout = float(self.config.get("miss_dropout", 0.0))
         for path, m in self.found:
             if self.form == "bat" and (m.in_features % self.r or m.out_features % self.r):
-                raise Skip(f"MiSS (bat) needs sizes divisible by r = {self.r}; {path} is {m.out_features} x {m.in_features}.")
+                size = f"{m.out_features} x {m.in_features}"
+                raise Skip(f"MiSS (bat) needs sizes divisible by r = {self.r}; {path} is {size}.")
             if self.form == "mini" and m.out_features % self.mini:
                 raise Skip(f"MiSS (mini) needs out_features divisible by mini_r = {self.mini}: {path}.")
 

@@ -128,9 +128,10 @@ class LoraPlan(MethodPlan):
         config = self.config
         names = self.targets.modules
         numbered = isinstance(names, str) and names != "all-linear"
-        if not numbered and config["layers_to_transform"] is None and not config["rank_pattern"]:
-            if not config["exclude_modules"] and not any(re.search(r"\d", n) for n in names or () if n != "all-linear"):
-                return None
+        digits = any(re.search(r"\d", n) for n in names or ()) and names != "all-linear"
+        special = ("layers_to_transform", "rank_pattern", "exclude_modules")
+        if not numbered and not digits and not any(config[k] not in (None, {}) for k in special):
+            return None
         prefix = path.rsplit(".", 1)[0]
         for stack in self.ctx.arch.stacks.values():
             if stack.prefix == prefix:
@@ -242,7 +243,8 @@ METHODS = [
         for name, title, trains, formula, source, given in (
             ("dora", "DoRA", "as lora, and a magnitude per output feature", "sum over targets of r * (in + out) + out",
              "tuners/lora/dora.py; arXiv:2402.09353", {"use_dora": True}),
-            ("lora_plus", "LoRA+", "as lora; B learns faster than A", SUM, "optimizers/loraplus.py; arXiv:2402.12354", {}),
+            ("lora_plus", "LoRA+", "as lora; B learns faster than A", SUM,
+             "optimizers/loraplus.py; arXiv:2402.12354", {}),
             ("pissa", "PiSSA", "as lora, begun with the weight's largest singular vectors", SUM,
              "init_lora_weights='pissa'; arXiv:2404.02948", {"init_lora_weights": "pissa"}),
             ("olora", "OLoRA", "as lora, begun with a QR decomposition", SUM,
@@ -254,7 +256,7 @@ METHODS = [
             ("loftq", "LoftQ", "as lora, begun so that a quantised weight plus B A is near the original", SUM,
              "init_lora_weights='loftq'; arXiv:2310.08659", {"init_lora_weights": "loftq"}),
             ("mica", "MiCA", "A alone; B is fixed to the weight's smallest singular vectors",
-             "sum over targets of r * in", "init_lora_weights='mica'", {"init_lora_weights": "mica"}),
+             "sum over targets of r * in", "init_lora_weights='mica'; arXiv:2604.01694", {"init_lora_weights": "mica"}),
             ("kasa", "KaSA", "as lora, with a diagonal between A and B", "sum over targets of r * (in + out) + r",
              "kasa_config; arXiv:2412.06071", {"kasa_config": True}),
             ("velora", "VeLoRA", "as lora; the input is kept compressed for backward", SUM,

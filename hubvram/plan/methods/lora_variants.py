@@ -54,8 +54,8 @@ def option(config: Any, name: str, default: Any) -> Any:
 def adapter(variant: str | None, plan: Any, path: str, module: Linear, r: int) -> Adapter:
     """Parameters and forward of one target."""
     dt: DType = plan.dtype
-    a = (r, module.in_features)
-    b = (module.out_features, r)
+    a: tuple[int, ...] = (r, module.in_features)
+    b: tuple[int, ...] = (module.out_features, r)
     more: list[NewParam] = []
     train_b = True
     run: Forward = plan.forward
@@ -133,11 +133,11 @@ def dora(dropout: float) -> Forward:
             x = g.dropout(x, dropout)
             base_result = None
         # the product has a graph, whose saved tensors live as long as it does, but no gradient ever comes
-        eye: Tensor | None = g.eye(a.shape[1], a.dt)
-        low: Tensor | None = g.linear(eye, a.detach(), None, "dora A of eye")
-        product = g.linear(low, b.detach(), None, "dora B A")
+        dead = [g.eye(a.shape[1], a.dt)]
+        dead.append(g.linear(dead[0], a.detach(), None, "dora A of eye"))
+        product = g.linear(dead[1], b.detach(), None, "dora B A")
         if g.t.mode != GRAD:
-            eye = low = None
+            dead.clear()
         weight = g.to(g.base_weight(base), x.dt)
         scaled = g.scale(product, "dora scaling")
         changed = g.add(weight, scaled)
@@ -155,7 +155,8 @@ def dora(dropout: float) -> Forward:
         change = g.add(first, second)
         del first, second, delta
         result = g.add(result, change)
-        del change, product, weight, base_result, eye, low
+        del change, product, weight, base_result
+        dead.clear()
         return g.to(result, src)
 
     return forward

@@ -29,7 +29,8 @@ class PeanutPlan(TunerPlan):
 
     def shapes(self, path: str, module: Linear) -> Sequence[tuple[str, Shape]]:
         """A (r x out), encoders and decoders (r x r each), B (out x r)."""
-        inner = [(f"peanut_{kind}.{i}", (self.r, self.r)) for kind in ("encoders", "decoders") for i in range(self.depth)]
+        square = (self.r, self.r)
+        inner = [(f"peanut_{kind}.{i}", square) for kind in ("encoders", "decoders") for i in range(self.depth)]
         return [("peanut_A", (self.r, module.out_features)), *inner, ("peanut_B", (module.out_features, self.r))]
 
     def run(self, path: str, module: Linear) -> Forward:
@@ -69,7 +70,8 @@ class PolyPlan(TunerPlan):
     def prepare(self) -> None:
         """Sizes."""
         c = self.config
-        self.r, self.tasks, self.skills, self.splits = int(c["r"]), int(c["n_tasks"]), int(c["n_skills"]), int(c["n_splits"])
+        self.r, self.tasks = int(c["r"]), int(c["n_tasks"])
+        self.skills, self.splits = int(c["n_skills"]), int(c["n_splits"])
         for path, m in self.found:
             if m.in_features % self.splits or m.out_features % self.splits:
                 raise Skip(f"Poly needs sizes divisible by n_splits {self.splits}: {path}.")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Union
 
-Names = Union[Sequence[str], str]
-"""Endings of module paths, or one regular expression."""
+Names = Sequence[str]
+"""Endings of module paths, or (as one string) a regular expression."""
 Table = Mapping[str, Names]
 
 _QV = ("q_proj", "v_proj")

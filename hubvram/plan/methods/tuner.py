@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
-from hubvram.architecture.modules import Embedding, Linear, Module
+from hubvram.architecture.modules import Linear, Module
 from hubvram.plan.methods import target_modules
 from hubvram.plan.methods.base import Adapter, Context, Forward, MethodPlan, NewParam, Skip, layer_choice, targets
 from hubvram.timeline.dtypes import DType
@@ -68,10 +68,8 @@ class TunerPlan(MethodPlan):
 
     def _targets(self) -> list[tuple[str, Linear]]:
         """One (path, module) per distinct target: of equal layers, the first."""
-        out: list[tuple[str, Linear]] = []
-        for module in self.ctx.arch.modules.values():
-            if isinstance(module, Linear) and self.takes(module.path, module, None):
-                out.append((module.path, module))
+        outside = self.ctx.arch.modules.values()
+        out = [(m.path, m) for m in outside if isinstance(m, Linear) and self.takes(m.path, m, None)]
         for stack in self.ctx.arch.stacks.values():
             for kind, block in enumerate(stack.blocks):
                 where = [i for i, k in enumerate(stack.order) if k == kind]
@@ -201,4 +199,4 @@ class Shared:
         self.base: Any = None
 
 
-__all__ = ["Embedding", "Shape", "Shared", "TunerPlan", "pattern_value", "size"]
+__all__ = ["Shape", "Shared", "TunerPlan", "pattern_value", "size"]

@@ -73,7 +73,7 @@ class VeraPlan(TunerPlan):
     """Two vectors per target around a frozen random pair that all targets share."""
 
     peft_type = "VERA"
-    packed = ("4bit", "8bit", "gptq")
+    packed: tuple[str, ...] = ("4bit", "8bit", "gptq")
     word = "vera"
     doubled = 1
 
@@ -256,7 +256,7 @@ METHODS = [
         group="reparametrised",
         trains="VeRA's vectors for mean and variance",
         formula="sum over targets of out + 2r",
-        source="peft 0.21 tuners/pvera",
+        source="peft 0.21 tuners/pvera; arXiv:2512.07703",
         apply=_plan(PveraPlan),
         peft_type="PVERA",
         keys={**KEYS["PVERA"], "autocast_adapter_dtype": True},
@@ -267,7 +267,7 @@ METHODS = [
         group="reparametrised",
         trains="a bias per target (the value projections by default)",
         formula="sum over targets of out",
-        source="peft 0.21 tuners/beft",
+        source="peft 0.21 tuners/beft; arXiv:2509.15974",
         apply=_plan(BeftPlan),
         peft_type="BEFT",
         keys={**KEYS["BEFT"], "autocast_adapter_dtype": True},

@@ -99,7 +99,7 @@ class PromptOps(OpsBase):
         return self.apply("repeat", (x,), (batch, *shape[1:]), dt, bw)
 
     def lstm(self, x: Tensor, weights: Sequence[Tensor], hidden: int, layers: int) -> Tensor:
-        """A bidirectional ``nn.LSTM`` (cuDNN): keeps input, output, weights and a reserve of the gates of every layer."""
+        """A bidirectional ``nn.LSTM`` (cuDNN): keeps input, output and a reserve of every layer's gates."""
         new, n, dt, shape = self.t.new, x.n, x.dt, x.shape
         tokens = n // shape[-1]
         sizes = [(w.n, w.shape) for w in weights]

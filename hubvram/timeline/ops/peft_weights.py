@@ -198,10 +198,6 @@ class PeftWeightOps(PeftOps):
         node = t.node(bw, (a, b))
         return Tensor(a.st, a.shape, a.n, a.dt, True, node)
 
-    def bmm(self, a: Tensor, b: Tensor, shape: tuple[int, ...], op: str) -> Tensor:
-        """Batched product; ``a`` and ``b`` may be the same tensor."""
-        return self.matmul(a, b, shape, op)
-
     def block_diagonal(self, x: Tensor, side: int) -> Tensor:
         """``torch.block_diag`` of the matrices of a stack: backward cuts the blocks out and stacks them."""
         new, n, dt, shape = self.t.new, x.n, x.dt, x.shape
