@@ -389,7 +389,8 @@ class Network:
                 if last_apart and m > 1 and start + period * times == end:
                     m -= 1
                 layers = [
-                    self._layer(stack, spec.blocks[spec.order[start + i]], start + done * period + i, m)
+                    # named like the first of their equals, as the plan names what it trains
+                    self._layer(stack, spec.blocks[spec.order[start + i]], start + i, m)
                     for i in range(period)
                 ]
                 for made in layers:
