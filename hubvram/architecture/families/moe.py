@@ -158,38 +158,12 @@ def experts_apart(path: str, hidden: int, width: int, count: int, names: tuple[s
     return out
 
 
-def _build(config: Config, header: Header, *, legacy: bool) -> Architecture:
-    model_type = config.text("model_type", default="mixtral")
-    style = STYLES[model_type]
-    read = Reader(config, style.defaults or {})
-    hidden = config.positive("hidden_size")
-    layers = config.positive("num_hidden_layers")
-    heads = config.positive("num_attention_heads")
-    kv_heads = config.positive("num_key_value_heads", default=read.defaults.get("num_key_value_heads", heads))
-    head_dim = config.optional("head_dim") or hidden // heads
-    vocab = config.positive("vocab_size")
-    count = read.get(*style.experts)
-    width = read.get(*style.width)
-    k = read.get("num_experts_per_tok")
-    first = "model.layers.0.self_attn."
-    biased = header.has_bias(first + "q_proj", _flag(config, style.qkv_bias))
-    o_biased = header.has_bias(first + "o_proj", _flag(config, style.o_bias))
-    qk_norm = style.qk_norm
-    if qk_norm == "flag":
-        qk_norm = "head" if config.flag("use_qk_norm", default=False) else ""
-    wide = style.norm == "layer"
-    block: dict[str, Module] = {
-        "input_norm": Norm("input_layernorm", hidden, bias=wide, kind=style.norm),
-        "q_proj": Linear("self_attn.q_proj", hidden, heads * head_dim, biased),
-        "k_proj": Linear("self_attn.k_proj", hidden, kv_heads * head_dim, biased),
-        "v_proj": Linear("self_attn.v_proj", hidden, kv_heads * head_dim, biased),
-        "o_proj": Linear("self_attn.o_proj", heads * head_dim, hidden, o_biased, role="attn_out"),
-        "post_norm": Norm("post_attention_layernorm", hidden, bias=wide, kind=style.norm),
-    }
-    if qk_norm:
-        block["q_norm"] = Norm("self_attn.q_norm", head_dim if qk_norm == "head" else heads * head_dim)
-        block["k_norm"] = Norm("self_attn.k_norm", head_dim if qk_norm == "head" else kv_heads * head_dim)
-    sparse, dense = dict(block), dict(block)
+def sparse_modules(
+    config: Config, read: Reader, style: Style, hidden: int, *, legacy: bool
+) -> dict[str, Module]:
+    """Router, experts and shared experts of a sparse layer."""
+    count, width = read.get(*style.experts), read.get(*style.width)
+    sparse: dict[str, Module] = {}
     name = style.old if legacy else style.block
     if style.router == "mixer":
         sparse["gate"] = Linear(f"{name}.{'gate' if legacy else 'router'}", hidden, count, role="router")
@@ -210,10 +184,44 @@ def _build(config: Config, header: Header, *, legacy: bool) -> Architecture:
     elif style.shared == "plain":
         shared = config.whole("n_shared_experts", default=read.defaults.get("n_shared_experts", 1))
         sparse |= gated_mlp("mlp.shared_experts", hidden, width * shared, "shared_")
-    if model_type == "granitemoeshared" and config.optional("shared_intermediate_size"):
+    if style.scaled and config.optional("shared_intermediate_size"):
         inner = config.positive("shared_intermediate_size")
         sparse["shared_input"] = Linear("shared_mlp.input_linear", hidden, 2 * inner)
         sparse["shared_output"] = Linear("shared_mlp.output_linear", inner, hidden, role="mlp_out")
+    return sparse
+
+
+def _build(config: Config, header: Header, *, legacy: bool) -> Architecture:
+    model_type = config.text("model_type", default="mixtral")
+    style = STYLES[model_type]
+    read = Reader(config, style.defaults or {})
+    hidden = config.positive("hidden_size")
+    layers = config.positive("num_hidden_layers")
+    heads = config.positive("num_attention_heads")
+    kv_heads = config.positive("num_key_value_heads", default=read.defaults.get("num_key_value_heads", heads))
+    head_dim = config.optional("head_dim") or hidden // heads
+    vocab = config.positive("vocab_size")
+    count = read.get(*style.experts)
+    k = read.get("num_experts_per_tok")
+    first = "model.layers.0.self_attn."
+    biased = header.has_bias(first + "q_proj", _flag(config, style.qkv_bias))
+    o_biased = header.has_bias(first + "o_proj", _flag(config, style.o_bias))
+    qk_norm = style.qk_norm
+    if qk_norm == "flag":
+        qk_norm = "head" if config.flag("use_qk_norm", default=False) else ""
+    wide = style.norm == "layer"
+    block: dict[str, Module] = {
+        "input_norm": Norm("input_layernorm", hidden, bias=wide, kind=style.norm),
+        "q_proj": Linear("self_attn.q_proj", hidden, heads * head_dim, biased),
+        "k_proj": Linear("self_attn.k_proj", hidden, kv_heads * head_dim, biased),
+        "v_proj": Linear("self_attn.v_proj", hidden, kv_heads * head_dim, biased),
+        "o_proj": Linear("self_attn.o_proj", heads * head_dim, hidden, o_biased, role="attn_out"),
+        "post_norm": Norm("post_attention_layernorm", hidden, bias=wide, kind=style.norm),
+    }
+    if qk_norm:
+        block["q_norm"] = Norm("self_attn.q_norm", head_dim if qk_norm == "head" else heads * head_dim)
+        block["k_norm"] = Norm("self_attn.k_norm", head_dim if qk_norm == "head" else kv_heads * head_dim)
+    sparse, dense = {**block, **sparse_modules(config, read, style, hidden, legacy=legacy)}, dict(block)
     is_sparse = sparse_layers(config, read, layers, count)
     if not all(is_sparse):
         dense |= gated_mlp("mlp", hidden, config.positive("intermediate_size"))
