@@ -23,10 +23,11 @@ class LinearOps(OpsBase):
         Keeps x if w is trained, w if x needs a gradient. Backward allocates the
         gradient of x, of w and of b, each in the dtype of the product.
         """
-        if self.t.autocast is not None:
-            x, w = self.lower(x), self.lower(w)
+        if self.t.autocast is not None:  # cast from the last argument to the first (argument packs under GCC)
             if b is not None:
                 b = self.lower(b)
+            w = self.lower(w)
+            x = self.lower(x)
         n_in = x.shape[-1]
         n_out = w.n // n_in
         shape = (*x.shape[:-1], n_out)
@@ -57,7 +58,8 @@ class LinearOps(OpsBase):
 
     def matmul(self, a: Tensor, b: Tensor, shape: tuple[int, ...], op: str = "matmul") -> Tensor:
         """Batched ``a @ b`` (bmm): keeps both, backward allocates a gradient for each."""
-        a, b = self.lower(a), self.lower(b)
+        b = self.lower(b)
+        a = self.lower(a)
         dt = promote(a.dt, b.dt)
         new, ra, rb, na, nb, sa, sb = self.t.new, a.rg, b.rg, a.n * a.dt.size, b.n * b.dt.size, a.shape, b.shape
 
@@ -71,7 +73,8 @@ class LinearOps(OpsBase):
 
     def scores_on_bias(self, a: Tensor, b: Tensor, shape: tuple[int, ...], op: str = "baddbmm") -> Tensor:
         """``constant.baddbmm(a, b, alpha=...)``: as `matmul`; backward scales each gradient out of place (alpha != 1)."""
-        a, b = self.lower(a), self.lower(b)
+        b = self.lower(b)
+        a = self.lower(a)
         dt = promote(a.dt, b.dt)
         new, ra, rb, na, nb, sa, sb = self.t.new, a.rg, b.rg, a.n * a.dt.size, b.n * b.dt.size, a.shape, b.shape
 
