@@ -115,7 +115,7 @@ class Param(Tensor):
     __slots__ = ("count", "grad", "name")
 
     def __init__(self, name: str, shape: tuple[int, ...], dt: DType, trainable: bool, count: int = 1) -> None:
-        """``count`` is how many equal ones there are (layers)."""
+        """``count`` is how many equal ones there are (layers); 0: no weight, but a leaf of the graph all the same."""
         super().__init__(None, shape, prod(shape), dt, trainable, None)
         self.name = name
         self.count = count
@@ -696,6 +696,9 @@ class Tracer:
         param = leaf.param_ref()
         buffer, leaf.grad = leaf.grad, None
         if param is None or buffer is None or self.accumulates:
+            return
+        if param.count == 0:  # no weight: a constant that was made to require a gradient keeps it
+            param.grad = buffer
             return
         if param.grad is None:
             more, over = self.grad_share

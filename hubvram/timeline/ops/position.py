@@ -230,7 +230,7 @@ class PositionOps(QuantizedOps):
 
     def leaf(self, shape: tuple[int, ...], dt: DType, op: str) -> Tensor:
         """A constant that is made to require a gradient; the gradient is kept in its ``.grad``."""
-        made = Param(op, shape, dt, True)
+        made = Param(op, shape, dt, True, count=0)
         made.st = self.t.new(made.n * dt.size, op, shape, dt)
         return made
 
