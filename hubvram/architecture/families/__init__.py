@@ -60,6 +60,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "mamba": ("mamba", "falcon_mamba"),
     "jamba": ("jamba",),
     "mistral3": ("mistral3",),
+    "idefics3": ("idefics3", "smolvlm"),
     "llava": ("llava",),
     "gemma3": ("gemma3",),
     "qwen_vl": ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"),
