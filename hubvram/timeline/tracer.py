@@ -670,7 +670,9 @@ class Tracer:
     def _arrive(self, leaf: AccumulateGrad, grad: Storage | None) -> None:
         leaf.expected -= 1
         if grad is not None and self._copies > 1 and self._shared(leaf):
-            if leaf.grad is None and leaf not in self._late:
+            if leaf.grad is not None:
+                self._finish(leaf)
+            elif leaf not in self._late:
                 self._late.append(leaf)
             return
         if grad is not None:
