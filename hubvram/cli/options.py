@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -135,6 +136,16 @@ class HubOptions:
         }
 
 
+class _Seconds(click.FloatRange):
+    """A time that ends: NaN and infinity, which Python's float takes, are none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds: float = super().convert(value, param, ctx)
+        if not math.isfinite(seconds):
+            self.fail(f"{value} is not a number of seconds.", param, ctx)
+        return seconds
+
+
 db_option = click.option(
     "--db",
     metavar="URL",
@@ -153,7 +164,7 @@ hub_options: Decorator[Any] = _stack(
     click.option("--refresh", is_flag=True, help="Ask the Hub even where the cache has a fresh answer."),
     click.option(
         "--timeout",
-        type=click.FloatRange(min=0, min_open=True),
+        type=_Seconds(min=0, min_open=True),
         metavar="SECONDS",
         help="What everything asked of the Hub may take together. Default: no limit.",
     ),
