@@ -121,6 +121,8 @@ def forward(g: Any, net: Any, batch: Any) -> Any:
         q = heads_first(getattr(m, f"{name}_q")(g, h), heads)
         k = heads_first(getattr(m, f"{name}_k")(g, states), heads)
         v = heads_first(getattr(m, f"{name}_v")(g, states), heads)
+        if name == "self" and causal:
+            k, v, mask = net.with_prefix(g, m, k, v, mask)
         out = g.attention_biased(q, k, v, bias, mask, causal=causal, dropout=dropout, strided=name == "self")
         return getattr(m, f"{name}_o")(g, out)
 
@@ -168,7 +170,7 @@ def forward(g: Any, net: Any, batch: Any) -> Any:
 
         def layer(m: Any, x: Any) -> Any:
             if m.facts["bias"]:
-                bias, cross = g.bias_table(m.bias.weight, s, s, heads), None
+                bias, cross = g.bias_table(m.bias.weight, s, s + (g.past if causal else 0), heads), None
                 if not facts["own_bias"]:
                     first.setdefault("self", bias)
             else:
