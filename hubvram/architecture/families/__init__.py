@@ -56,6 +56,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     ),
     "deepseek": ("deepseek_v2", "deepseek_v3"),
     "gpt_oss": ("gpt_oss",),
+    "qwen3_next": ("qwen3_next",),
     "llama4": ("llama4", "llama4_text"),
     "mamba": ("mamba", "falcon_mamba"),
     "jamba": ("jamba",),
@@ -65,12 +66,14 @@ MODULES: dict[str, tuple[str, ...]] = {
     "gemma3": ("gemma3",),
     "qwen_vl": ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"),
     "gpt2": ("gpt2",),
-    "gptj": ("gptj",),
+    "gptj": ("gptj", "codegen"),
     "gpt_neox": ("gpt_neox",),
     "opt": ("opt",),
     "bloom": ("bloom",),
     "falcon": ("falcon", "RefinedWeb", "RefinedWebModel"),
     "gpt_bigcode": ("gpt_bigcode",),
+    "gpt_neo": ("gpt_neo",),
+    "mpt": ("mpt",),
 }
 """Module name -> the model_types it builds. A test holds this against each module's own ``FAMILY``;
 it stands here too so that one model needs one import."""

@@ -87,6 +87,22 @@ class MoeOps(QuantizedOps):
             out = self._fill_part(out, part, op)
         return out
 
+    def fill_more(self, whole: Tensor, part: Tensor, op: str) -> Tensor:
+        """``whole[:, :, i] = part``: one more slice copied in, a fixed share of the whole."""
+        t = self.t
+        if not t.wants_grad(whole, part):
+            return whole
+        new, dt, shape, n = t.new, whole.dt, whole.shape, whole.n
+        size, ps, rw, rp = part.n * dt.size, part.shape, whole.rg, part.rg
+
+        def bw(g: Storage) -> Sequence[Storage | None]:
+            rest = new(n * dt.size, op + " backward", shape, dt)
+            own = new(size, op + " backward (slice)", ps, dt) if rp else None
+            return rest if rw else None, own
+
+        node = t.node(bw, (whole, part))
+        return Tensor(whole.st, shape, n, dt, True, node)
+
     def _fill_part(self, whole: Tensor, part: Tensor, op: str) -> Tensor:
         t = self.t
         if not t.wants_grad(whole, part):

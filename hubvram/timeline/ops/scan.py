@@ -80,3 +80,33 @@ class ScanOps(QuantizedOps):
         parts = self._block(b * channels * dt.size, tokens, "scan outputs", dt)
         out = self.apply("scan", (decay, update, c), shape, dt, bw, save=(decay, c, zero, kept32, kept))
         return out, [last, parts]
+
+    def outer_sub(self, x: Tensor, shape: tuple[int, ...], op: str = "sub") -> Tensor:
+        """``x.unsqueeze(-1) - x.unsqueeze(-2)``: keeps nothing; backward sums one gradient and its negative."""
+        new, n, dt, small = self.t.new, x.n, x.dt, x.shape
+        whole = prod(shape)
+
+        def bw(g: Storage) -> Sequence[Storage | None]:
+            negative = new(whole * dt.size, op + " backward (neg)", shape, dt)
+            first = new(n * dt.size, op + " backward (sum)", small, dt)
+            second = new(n * dt.size, op + " backward (sum)", small, dt)
+            del negative, second
+            return (first,)
+
+        return self.apply(op, (x,), shape, dt, bw)
+
+    def solve_triangular(self, a: Tensor, b: Tensor) -> Tensor:
+        """``torch.linalg.solve_triangular(a, b)``: keeps a and the result; backward solves and multiplies."""
+        new, ra, rb, dt = self.t.new, a.rg, b.rg, b.dt
+        na, nb, sa, sb = a.n * dt.size, b.n * dt.size, a.shape, b.shape
+
+        def bw(g: Storage) -> Sequence[Storage | None]:
+            gb = new(nb, "solve_triangular backward", sb, dt)
+            ga = None
+            if ra:
+                product = new(na, "solve_triangular backward (product)", sa, dt)
+                ga = new(na, "solve_triangular backward (triangle)", sa, dt)
+                del product
+            return ga, gb if rb else None
+
+        return self.apply("solve_triangular", (a, b), sb, dt, bw, save=(a,), save_result=True)
