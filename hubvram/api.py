@@ -31,6 +31,9 @@ def estimate(
     token: str | bool | None = None,
     gpus: Sequence[str] | None = None,
     explain: bool = False,
+    variant: str | None = None,
+    file: str | None = None,
+    allow_conversion_pr: bool = False,
     **settings: Any,
 ) -> Report:
     """GPU memory per fine-tuning method.
@@ -46,6 +49,10 @@ def estimate(
         token: access token, False for none at all; None = as huggingface_hub finds it.
         gpus: cards to hold the estimates against; None = the seed guide's.
         explain: also say what is alive at the peak, tensor by tensor or group.
+        variant: weights variant to read (``fp16``), as in ``from_pretrained``.
+        file: weights file, index or folder to read instead of what transformers would load.
+        allow_conversion_pr: where a repo has only pickles, take the Hub bot's
+            open pull request with their conversion.
         **settings: fields of :class:`hubvram.plan.settings.Settings`
             (``batch_size``, ``seq_len``, ``dtype``, ``optim``, ``peft``, ``quantization``, ``stack``...).
 
@@ -53,7 +60,16 @@ def estimate(
         HubvramError: a subclass says what happened (`hubvram.errors`).
     """
     cards = resolve(gpus)
-    with Client(endpoint=endpoint, db=db, offline=offline, refresh=refresh, token=token) as client:
+    with Client(
+        endpoint=endpoint,
+        db=db,
+        offline=offline,
+        refresh=refresh,
+        token=token,
+        variant=variant,
+        file=file,
+        allow_conversion_pr=allow_conversion_pr,
+    ) as client:
         return client.estimate(repo, methods, revision, gpus=cards, explain=explain, settings=settings)
 
 
@@ -65,13 +81,25 @@ def inspect(
     offline: bool | None = None,
     refresh: bool = False,
     token: str | bool | None = None,
+    variant: str | None = None,
+    file: str | None = None,
+    allow_conversion_pr: bool = False,
 ) -> Inspection:
     """Exact parameters, dtypes, architecture and files of a repo; arguments as in :func:`estimate`.
 
     Raises:
         HubvramError: a subclass says what happened (`hubvram.errors`).
     """
-    with Client(endpoint=endpoint, db=db, offline=offline, refresh=refresh, token=token) as client:
+    with Client(
+        endpoint=endpoint,
+        db=db,
+        offline=offline,
+        refresh=refresh,
+        token=token,
+        variant=variant,
+        file=file,
+        allow_conversion_pr=allow_conversion_pr,
+    ) as client:
         return client.inspect(repo, revision)
 
 

@@ -15,10 +15,10 @@ from datetime import datetime, timedelta, timezone
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hubvram.errors import NetworkError, SettingError, StoreError
+from hubvram.errors import AccessError, NetworkError, NotFoundError, NothingToReadError, SettingError, StoreError
 from hubvram.gpus import Card, fits
 from hubvram.plan.settings import Settings
-from hubvram.report.record import Report
+from hubvram.report.record import Estimate, Report
 from hubvram.sources import (
     RepoRef,
     effective_endpoint,
@@ -28,15 +28,15 @@ from hubvram.sources import (
     parse_ref,
     resolve_head,
 )
+from hubvram.sources.refs import Selection
 from hubvram.version import FORMULA_VERSION
 
 if TYPE_CHECKING:
     from hubvram.estimator import Description
     from hubvram.report.inspection import Inspection
-    from hubvram.report.record import Estimate
     from hubvram.snapshot.records import Snapshot
     from hubvram.sources.records import KnownFile, Source
-    from hubvram.store.store import Store
+    from hubvram.store.store import CachedSnapshot, Store
 
 FRESH_FOR = timedelta(hours=24)
 """How long a branch or tag is believed to point where the Hub last said. A commit id never changes its meaning."""
@@ -59,6 +59,9 @@ class Client:
         timeout: seconds that everything asked of the Hub may take; None = no limit.
         allow_conversion_pr: take the Hub bot's open pull request with the
             safetensors conversion of a repo that has none itself.
+        variant: weights variant to read (``fp16``), as in ``from_pretrained``.
+        file: weights file, index or folder to read instead of what
+            transformers would load. Repos read so are not kept in the cache.
         need_store: raise where the cache cannot be opened, instead of going on without.
         warn: told, in one line, of what is odd but no error (a cache that
             cannot be opened, for one). Default: Python's ``warnings``.
@@ -77,6 +80,8 @@ class Client:
         token: str | bool | None = None,
         timeout: float | None = None,
         allow_conversion_pr: bool = False,
+        variant: str | None = None,
+        file: str | None = None,
         need_store: bool = False,
         warn: Callable[[str], None] = _warn,
         status: Callable[[str], None] | None = None,
@@ -88,6 +93,7 @@ class Client:
         self.token = token
         self.timeout = timeout
         self.allow_conversion_pr = allow_conversion_pr
+        self.selection = Selection(variant, file)
         self.need_store = need_store
         self._warn = warn
         self._status = status
@@ -125,7 +131,9 @@ class Client:
         asked = Settings.from_kwargs(**(settings or {}))
         names = check_methods(methods)
         ref = repo if isinstance(repo, RepoRef) else parse_ref(repo, revision, self.endpoint)
-        report = None if ref.is_local or self.refresh else self._cached_report(ref, asked, names, explain)
+        # A pickle and its conversion share the name: which of them is kept shows only in the snapshot.
+        ask_first = ref.is_local or self.refresh or self.allow_conversion_pr or not self.selection.is_default
+        report = None if ask_first else self._cached_report(ref, asked, names, explain)
         if report is None:
             report = self._new_report(ref, asked, names, explain)
         count = int(report.settings.get("num_gpus") or 1)
@@ -140,7 +148,7 @@ class Client:
         """
         from hubvram.report.inspection import Inspection, group_tensors
 
-        snapshot, description = self.snapshot(parse_ref(repo, revision, self.endpoint))
+        snapshot, description = self.snapshot(parse_ref(repo, revision, self.endpoint), self.selection)
         return Inspection(
             repo_id=snapshot.repo_id,
             requested_revision=snapshot.requested_revision,
@@ -181,40 +189,59 @@ class Client:
             raise TypeError(f"a Hub is opened by {type(source).__name__}")
         return list_models(source.transport, author=author, search=search, filters=filters, sort=sort, limit=limit)
 
-    def snapshot(self, ref: RepoRef) -> tuple[Snapshot, Description]:
+    def snapshot(self, ref: RepoRef, selection: Selection | None = None) -> tuple[Snapshot, Description]:
         """A repo and what the estimator makes of it: from the cache while that is fresh, else from its source.
 
         Where the Hub says that the commit is one that the cache knows, that
         one request is all there is.
+
+        Args:
+            ref: from `parse_ref`.
+            selection: a variant or a file; such snapshots are never kept.
 
         Raises:
             HubvramError: a subclass says what happened.
         """
         from hubvram.estimator import describe
 
+        usual = selection is None or selection.is_default
         if ref.is_local:
-            snapshot = fetch_snapshot(ref)
+            snapshot = fetch_snapshot(ref, selection=selection)
             return snapshot, describe(snapshot)
         name = _name(ref)
-        known = self._ask(lambda store: store.load_snapshot(self.endpoint, name, ref.revision))
+        known = self._load(ref) if usual else None
+        if self.offline and known is None:
+            from hubvram.sources.hf_cache import read
+
+            held = read(ref, selection)
+            if held is not None:
+                return held, describe(held)
         if known and not self.refresh and self._fresh(ref, known.checked_at):
             return known.snapshot, known.description
         source = self._open_source(ref)
         try:
             info = resolve_head(ref, source=source)
             sha = info.commit_sha or ""
-            if self._ask(lambda store: store.touch_ref(self.endpoint, name, ref.revision, sha)):
-                same = self._ask(lambda store: store.load_snapshot(self.endpoint, name, ref.revision))
+            if usual and self._ask(lambda store: store.touch_ref(self.endpoint, name, ref.revision, sha)):
+                same = self._load(ref)
                 if same:
                     return same.snapshot, same.description
-            snapshot = fetch_snapshot(ref, info=info, source=source)
+            snapshot = fetch_snapshot(ref, info=info, selection=selection, source=source)
         except NetworkError as error:
             if known:
                 error.hint = f"The cache has an answer of {known.checked_at}: --offline prints it."
             raise
         description = describe(snapshot)
-        self._ask(lambda store: store.save_snapshot(snapshot, description, asked_repo_id=ref.repo_id))
+        if usual and _is_kept(snapshot):
+            self._ask(lambda store: store.save_snapshot(snapshot, description, asked_repo_id=ref.repo_id))
         return snapshot, description
+
+    def _load(self, ref: RepoRef) -> CachedSnapshot | None:
+        """A repo from the cache; not a pickle where its conversion was asked for."""
+        known = self._ask(lambda store: store.load_snapshot(self.endpoint, _name(ref), ref.revision))
+        if known and self.allow_conversion_pr and known.snapshot.metadata.get("format") == "pickle":
+            return None
+        return known
 
     def _open_source(self, ref: RepoRef) -> Source:
         """The Hub: one connection pool and one rate limit for all repos, opened for the first."""
@@ -268,7 +295,7 @@ class Client:
         return found.report
 
     def _new_report(self, ref: RepoRef, asked: Settings, names: Sequence[str], explain: bool) -> Report:
-        snapshot, description = self.snapshot(ref)
+        snapshot, description = self.snapshot(ref, self.selection)
         if snapshot.source == "cache":
             # The Hub has just said that this commit is still the one: its finished answer will do.
             kept = self._cached_report(ref, asked, names, explain, stale=True)
@@ -276,24 +303,63 @@ class Client:
                 return kept
         from hubvram import estimator
 
-        applied, estimates = estimator.estimate(snapshot, asked, methods=names, explain=explain)
-        report = make_report(snapshot, description, applied, estimates)
-        if snapshot.commit_sha is not None and snapshot.endpoint is not None:
+        if snapshot.metadata.get("layout") == "adapter":
+            report, final = self._adapter_report(snapshot, description, asked, names, explain)
+        else:
+            applied, estimates = estimator.estimate(snapshot, asked, methods=names, explain=explain)
+            report, final = make_report(snapshot, description, applied, estimates), True
+        if final and self.selection.is_default and _is_kept(snapshot):
             from hubvram.store import ModelKey
 
-            key = ModelKey(snapshot.endpoint, snapshot.repo_id, snapshot.commit_sha)
+            key = ModelKey(snapshot.endpoint or "", snapshot.repo_id, snapshot.commit_sha or "")
             self._ask(
                 lambda store: store.save_estimates(
                     key,
                     asked.key(),
                     FORMULA_VERSION,
                     report.estimates,
-                    applied=applied,
+                    applied=report.settings,
                     warnings=report.warnings,
                     explain=explain,
                 )
             )
         return report
+
+    def _adapter_report(
+        self, snapshot: Snapshot, description: Description, asked: Settings, names: Sequence[str], explain: bool
+    ) -> tuple[Report, bool]:
+        """Going on to train an adapter, on its base; and whether the answer is worth keeping.
+
+        It is not where the base could not be read: that may change without a new commit.
+        """
+        from hubvram import adapters, estimator
+
+        adapter = adapters.read_adapter(snapshot)
+        reason = adapters.only_these(adapter)
+        warnings: tuple[str, ...] = ()
+        applied: Mapping[str, Any] = asked.to_dict()
+        done: dict[str, Estimate] = {}
+        final = True
+        if adapter.base is None:
+            reason = adapters.no_base(adapter)
+        else:
+            try:
+                base, based = self.snapshot(adapter.base)
+            except (NotFoundError, AccessError, NothingToReadError) as error:
+                reason, final = f"its base model {adapter.base} cannot be read: {error.message}", False
+            else:
+                merged = replace(asked, peft={**adapter.peft, **asked.peft})
+                wanted = [n for n in names if n in adapter.methods]
+                applied, estimates = estimator.estimate(base, merged, methods=wanted, explain=explain)
+                if "inference" in names:
+                    plain = replace(asked, peft={})
+                    estimates += estimator.estimate(base, plain, methods=["inference"], explain=explain)[1]
+                done = {e.method: e for e in estimates}
+                warnings = _join((adapters.continuing(adapter, base),), base.warnings, based.warnings)
+                final = "refusal" not in base.metadata
+        listed = [done.get(name) or Estimate(name, "skipped", reason=reason) for name in names]
+        report = make_report(snapshot, description, applied, listed)
+        return replace(report, warnings=_join(report.warnings, warnings)), final
 
     def _ask(self, question: Callable[[Store], T]) -> T | None:
         """Read or write the cache; None where there is none, or where it fails: the Hub can still answer."""
@@ -334,7 +400,14 @@ def make_report(
         settings=applied,
         estimates=tuple(estimates),
         warnings=_join(snapshot.warnings, description.warnings),
+        error=snapshot.metadata.get("refusal"),
     )
+
+
+def _is_kept(snapshot: Snapshot) -> bool:
+    """Whether a snapshot belongs in the cache: one of a commit on a Hub, read in full, as transformers would."""
+    partial = "refusal" in snapshot.metadata or "conversion_pr" in snapshot.metadata
+    return snapshot.commit_sha is not None and snapshot.endpoint is not None and not partial
 
 
 def check_methods(methods: Sequence[str] | None) -> tuple[str, ...]:

@@ -204,9 +204,15 @@ class Report:
     settings: Mapping[str, Any]
     estimates: tuple[Estimate, ...]
     warnings: tuple[str, ...] = field(default=())
+    error: Mapping[str, Any] | None = None
+    """Why this is all there is (code, message, hint), where the repo itself could not be read: gated."""
 
     def to_dict(self, *, explain: bool = False) -> dict[str, Any]:
-        """The JSON object of the interface."""
+        """The JSON object of the interface; ``error`` only where there is one."""
+        data = self._to_dict(explain)
+        return data if self.error is None else {**data, "error": dict(self.error)}
+
+    def _to_dict(self, explain: bool) -> dict[str, Any]:
         return {
             "schema_version": SCHEMA_VERSION,
             "repo_id": self.repo_id,

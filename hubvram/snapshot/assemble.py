@@ -75,7 +75,7 @@ def build_snapshot(
     ``pairs`` are those of a GGUF header.
     """
     notes = [*warnings, *layout.notes]
-    extra: dict[str, Any] = {"layout": "gguf" if layout.format == "gguf" else layout.kind}
+    extra: dict[str, Any] = {"layout": "gguf" if layout.format == "gguf" else layout.kind, "format": layout.format}
     model_config = config if layout.kind == "model" else {}
     if layout.format == "gguf":
         extra["gguf"] = gguf.summary(pairs or {})

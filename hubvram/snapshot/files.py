@@ -136,6 +136,10 @@ def _why_safetensors(lower: str, folder: str, layout: Layout) -> str:
         return f"the variant {variant}: transformers loads it only when asked to"
     if re.fullmatch(r"\d+_\w+", folder) and layout.kind == "model":
         return f"the sentence-transformers module {folder}: not part of the transformer"
-    if layout.components and layout.components[0].single and stem in {"model", *COMPONENT_STEMS}:
-        return f"{layout.components[0].single} comes first"
+    if layout.kind == "pipeline" and not folder:
+        return "weights in one file for other programs; the pipeline's folders are read instead"
+    if stem in {"model", *COMPONENT_STEMS}:
+        for component in layout.components:
+            if component.single and (component.folder == folder or layout.kind != "pipeline"):
+                return f"{component.single} comes first"
     return "not part of the layout that transformers would load"

@@ -16,7 +16,8 @@ from hubvram.sources.refs import DEFAULT_ENDPOINT, RepoRef, effective_endpoint, 
 
 if TYPE_CHECKING:
     from hubvram.snapshot.records import Snapshot
-    from hubvram.sources.records import Known, RepoInfo, Selection, Source
+    from hubvram.sources.records import Known, RepoInfo, Source
+    from hubvram.sources.refs import Selection
 
 __all__ = [
     "DEFAULT_ENDPOINT",

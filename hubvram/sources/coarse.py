@@ -11,7 +11,7 @@ from hubvram.snapshot.files import Layout, describe_files
 from hubvram.snapshot.records import Snapshot, TensorInfo
 from hubvram.sources.records import RepoInfo
 
-_WHAT_IS_LEFT = "only the parameter counts that the Hub shows to everybody are used, all figures are lower bounds"
+_WHAT_IS_LEFT = "the repo is gated: figures are lower bounds, from the parameter counts that the Hub shows to everybody"
 NAME = "(all of {dtype})"
 """Name of the one tensor per dtype that stands for those whose shapes are not known."""
 
@@ -36,7 +36,7 @@ def coarse_snapshot(info: RepoInfo, endpoint: str, revision: str, refusal: Gated
         tensors=tensors,
         files=describe_files(info.files, Layout("model", (), None), {}),
         metadata={**info.metadata, "layout": "summary", "refusal": refusal.to_dict()},
-        warnings=(f"{refusal.message}: {_WHAT_IS_LEFT}",),
+        warnings=(_WHAT_IS_LEFT,),
     )
 
 

@@ -20,8 +20,8 @@ from hubvram.snapshot.text import shown
 from hubvram.sources import model_api
 from hubvram.sources.coarse import coarse_snapshot
 from hubvram.sources.reading import BulkState, RepoReader
-from hubvram.sources.records import Known, RepoInfo, Selection
-from hubvram.sources.refs import DEFAULT_REVISION, RepoRef
+from hubvram.sources.records import Known, RepoInfo
+from hubvram.sources.refs import DEFAULT_REVISION, RepoRef, Selection
 from hubvram.sources.transport import RetryPolicy, Transport
 from hubvram.sources.workers import Workers
 

@@ -13,8 +13,8 @@ from hubvram.snapshot.layout import Layout, ListedFile, choose, parse_index
 from hubvram.snapshot.pickled import read_checkpoint
 from hubvram.snapshot.records import Snapshot
 from hubvram.snapshot.text import shown
-from hubvram.sources.records import Contents, RepoInfo, Selection
-from hubvram.sources.refs import DEFAULT_REVISION, RepoRef
+from hubvram.sources.records import Contents, RepoInfo
+from hubvram.sources.refs import DEFAULT_REVISION, RepoRef, Selection
 
 _MAX_INDEX_BYTES = 100_000_000
 _MAX_FILES = 100_000

@@ -137,11 +137,10 @@ class RepoReader:
             if component.index and not self._needs_no_index(component, series):
                 reading[component.index] = self.workers.submit(self._index, component.index)
         self._gather([config, *reading.values()])
-        guess = chunks.from_config(config.result()) if layout.kind == "model" else chunks.BLIND
         for component, series in zip(layout.components, shards, strict=True):
             if component.single:
                 order.append([component.single])
-                first[component.single] = guess
+                first[component.single] = _first_chunk(layout, component, config.result())
             elif component.index in reading:
                 index = reading[component.index].result()
                 contents.indexes[component.index] = index
@@ -327,3 +326,10 @@ class RepoReader:
         except KeyboardInterrupt:
             self.transport.stop()
             raise
+
+
+def _first_chunk(layout: Layout, component: Component, config: Mapping[str, Any]) -> int:
+    """Bytes to ask for of a single file, its header's length not known."""
+    if layout.kind == "model":
+        return chunks.from_config(config)
+    return chunks.ADAPTER if layout.kind == "adapter" else chunks.from_folder(component.folder)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from hubvram.snapshot.header import Header
 from hubvram.snapshot.layout import ListedFile, ShardIndex
 from hubvram.snapshot.records import Snapshot
-from hubvram.sources.refs import RepoRef
+from hubvram.sources.refs import RepoRef, Selection
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,21 +28,6 @@ class RepoInfo:
     """As in `Snapshot.metadata`."""
     config_summary: Mapping[str, Any] = field(default_factory=dict)
     """What the description repeats of config.json: model_type, architectures, quantization_config."""
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """What of a repo to read, where it is not what transformers would load by itself."""
-
-    variant: str | None = None
-    """``fp16`` for ``model.fp16.safetensors``."""
-    file: str | None = None
-    """A weights file, an index or a folder."""
-
-    @property
-    def is_default(self) -> bool:
-        """Whether nothing out of the ordinary was asked for."""
-        return self == Selection()
 
 
 @dataclass(frozen=True, slots=True)

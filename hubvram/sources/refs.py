@@ -67,6 +67,21 @@ class RepoRef:
         return f"{self.repo_id}@{self.revision}" if self.revision else f"{self.repo_id}"
 
 
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What of a repo to read, where it is not what transformers would load by itself."""
+
+    variant: str | None = None
+    """``fp16`` for ``model.fp16.safetensors``."""
+    file: str | None = None
+    """A weights file, an index or a folder."""
+
+    @property
+    def is_default(self) -> bool:
+        """Whether nothing out of the ordinary was asked for."""
+        return self == Selection()
+
+
 def effective_endpoint(endpoint: str | None = None) -> str:
     """The Hub to ask: the argument, else ``HF_ENDPOINT``, else huggingface.co; no trailing slash.
 

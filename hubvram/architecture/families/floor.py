@@ -24,8 +24,8 @@ from hubvram.timeline.dtypes import SAFETENSORS
 TRAINED = ("unet", "transformer", "prior")
 """Folders of a pipeline that training scripts train; the rest is frozen."""
 _ATTENTION = re.compile(r"\.(?:to_q|to_k|to_v|to_out\.0)\.weight$")
-_SUMMARY_METHODS = ("full", "inference")
-_PIPELINE_METHODS = ("full", "lora", "rslora", "inference")
+_SUMMARY_METHODS: tuple[str, ...] = ("full", "inference")
+_PIPELINE_METHODS: tuple[str, ...] = ("full", "lora", "rslora", "inference")
 
 
 def build(snapshot: Snapshot) -> Architecture:

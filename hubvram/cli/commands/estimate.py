@@ -15,11 +15,12 @@ from hubvram.cli.options import (
     hub_options,
     output_options,
     revision_option,
+    selection_options,
     setting_options,
     take_settings,
 )
-from hubvram.cli.output import Output
-from hubvram.errors import HubvramError, RepoNotFoundError
+from hubvram.cli.output import Output, refuse
+from hubvram.errors import GatedRepoError, HubvramError, RepoNotFoundError
 from hubvram.report.page import Page
 
 SHOWN = (
@@ -44,6 +45,7 @@ SHOWN = (
 @setting_options
 @gpu_option
 @revision_option
+@selection_options
 @hub_options
 @click.option("--all", "all_", is_flag=True, help="Every method in the table, not the usual ones only.")
 @click.option("--explain", is_flag=True, help="Take every figure apart: what is alive at the peak, and why.")
@@ -91,10 +93,11 @@ def estimate(ctx: click.Context, /, repos: tuple[str, ...], output: Output, **op
                     for warning in report.warnings:
                         output.warning(f"{report.repo_id}: {warning}")
                     yield report_page(report, view)
+                    refuse(output, report.error, report.repo_id)
 
     output.pages(pages(), many=many)
     if output.failed:
-        ctx.exit(1)
+        ctx.exit(1 if many else GatedRepoError.exit_code)
 
 
 def _suggest_command(error: HubvramError, repo: str) -> None:

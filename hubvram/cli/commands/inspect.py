@@ -7,9 +7,16 @@ from typing import Any
 
 import click
 
-from hubvram.cli.options import CONTEXT, HubOptions, hub_options, output_options, revision_option
-from hubvram.cli.output import Output
-from hubvram.errors import HubvramError
+from hubvram.cli.options import (
+    CONTEXT,
+    HubOptions,
+    hub_options,
+    output_options,
+    revision_option,
+    selection_options,
+)
+from hubvram.cli.output import Output, refuse
+from hubvram.errors import GatedRepoError, HubvramError
 from hubvram.report.page import Page
 
 
@@ -17,6 +24,7 @@ from hubvram.report.page import Page
 @click.argument("repos", nargs=-1, required=True, metavar="REPO...")
 @click.option("--tensors", is_flag=True, help="List the tensors too, those alike in one line.")
 @revision_option
+@selection_options
 @hub_options
 @output_options
 @click.pass_context
@@ -49,7 +57,8 @@ def inspect(ctx: click.Context, /, repos: tuple[str, ...], output: Output, **opt
                     for warning in inspection.warnings:
                         output.warning(f"{inspection.repo_id}: {warning}")
                     yield inspection_page(inspection, unit=output.unit, tensors=tensors)
+                    refuse(output, inspection.metadata.get("refusal"), inspection.repo_id)
 
     output.pages(pages(), many=many)
     if output.failed:
-        ctx.exit(1)
+        ctx.exit(1 if many else GatedRepoError.exit_code)
