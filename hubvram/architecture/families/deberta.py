@@ -209,19 +209,19 @@ def forward(g: Any, net: Any, batch: Any) -> Any:
         h = g.dropout(h, dropout)
         return g.layer_norm(g.add(h, residual), norm.weight, norm.bias)
 
-    states = [x]
+    states: list[Any] = []  # every layer's input and the last output: output_hidden_states is always on
+    running = [True]
 
     def layer(m: Any, x: Any) -> Any:
         h = attention(m, x)
         h = output(m.attn_out, m.attn_norm, h, x)
         inner = g.act(facts["act"], m.up(g, h))
-        x = output(m.down, m.norm, inner, h)
-        if m.facts["conv"]:
-            x = convolve(x)
-        return x
+        h = output(m.down, m.norm, inner, h)
+        return convolve(h, x) if m.facts["conv"] else h
 
-    def convolve(residual: Any) -> Any:
-        inside = g.rearranged(states[0], (b, arch.hidden_size, s))
+    def convolve(residual: Any, embedded: Any) -> Any:
+        """ConvLayer after the first layer, over the embeddings that went into it."""
+        inside = g.rearranged(embedded, (b, arch.hidden_size, s))
         out = g.conv(inside, net.conv.weight, net.conv.bias, (s,), "deberta conv")
         out = g.rearranged(out, (b, s, arch.hidden_size))
         out = g.act(facts["conv_act"], g.dropout(out, dropout))
@@ -230,11 +230,12 @@ def forward(g: Any, net: Any, batch: Any) -> Any:
         return g.mul(normed, g.to(flat.view(b, s, 1), normed.dt))
 
     def kept(m: Any, x: Any) -> Any:
-        x = layer(m, x)
-        states.append(x.detach())
-        return x
+        if running:  # not when a layer is recomputed
+            states.append(x.detach())
+        return layer(m, x)
 
     x = net.run(g, "layers", kept, x, last_apart=True)
+    running.clear()
     g.t.release(states)
     pooled = g.slice(x, (b, arch.hidden_size))
     pooled = g.dropout(pooled, facts["pooler_dropout"])
