@@ -28,6 +28,8 @@ class Linear:
     """Where methods that act on a block's output find it; heads are not quantised."""
     weight_shape: tuple[int, ...] | None = None
     """For convolutions: the real shape; else (out, in)."""
+    separate_bias: bool = False
+    """``x @ weight.T`` and then ``+ bias``, outside autocast's casts (Falcon)."""
 
     @property
     def parameters(self) -> list[tuple[str, tuple[int, ...]]]:

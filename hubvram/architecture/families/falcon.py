@@ -31,7 +31,7 @@ def build(config: Config, header: Header) -> Architecture:
     bias = config.flag("bias", default=False)
 
     def linear(path: str, n_in: int, n_out: int, role: Any = "") -> Linear:
-        return Linear(path, n_in, n_out, header.has_bias(PREFIX + path, bias), role=role)
+        return Linear(path, n_in, n_out, header.has_bias(PREFIX + path, bias), role=role, separate_bias=True)
 
     block: dict[str, Module] = {
         "qkv": linear("self_attention.query_key_value", hidden, width),

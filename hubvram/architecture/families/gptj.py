@@ -1,4 +1,4 @@
-"""GPT-J: rotary on part of each head, attention and MLP in parallel, scores in fp32, no sdpa."""
+"""GPT-J and CodeGen: rotary on part of each head, attention and MLP in parallel, scores in fp32, no sdpa."""
 
 from __future__ import annotations
 
@@ -20,11 +20,16 @@ def build(config: Config, header: Header) -> Architecture:
     vocab = config.positive("vocab_size", default=50400)
     inner = config.optional("n_inner") or 4 * hidden
     rotary_dim = config.optional("rotary_dim") if "rotary_dim" in config.data else 64
-    block: dict[str, Module] = {
-        "ln_1": Norm("ln_1", hidden, bias=True, kind="layer"),
-        "k_proj": Linear("attn.k_proj", hidden, hidden),
-        "v_proj": Linear("attn.v_proj", hidden, hidden),
-        "q_proj": Linear("attn.q_proj", hidden, hidden),
+    model_type = config.text("model_type", default="gptj")
+    fused = model_type == "codegen"
+    block: dict[str, Module] = {"ln_1": Norm("ln_1", hidden, bias=True, kind="layer")}
+    if fused:
+        block["qkv_proj"] = Linear("attn.qkv_proj", hidden, 3 * hidden)
+    else:
+        block["k_proj"] = Linear("attn.k_proj", hidden, hidden)
+        block["v_proj"] = Linear("attn.v_proj", hidden, hidden)
+        block["q_proj"] = Linear("attn.q_proj", hidden, hidden)
+    block |= {
         "out_proj": Linear("attn.out_proj", hidden, hidden, role="attn_out"),
         "sincos": Weight("attn.embed_positions", (positions, rotary_dim or hidden), buffer=True, dtype="float32"),
         "fc_in": Linear("mlp.fc_in", hidden, inner, True),
@@ -32,9 +37,9 @@ def build(config: Config, header: Header) -> Architecture:
     }
     tied = config.flag("tie_word_embeddings", default=False)
     return Architecture(
-        family="gptj",
-        model_type="gptj",
-        class_name="GPTJForCausalLM",
+        family=model_type,
+        model_type=model_type,
+        class_name="CodeGenForCausalLM" if fused else "GPTJForCausalLM",
         task="causal",
         modules={
             "embed": Embedding("transformer.wte", vocab, hidden),
@@ -57,6 +62,7 @@ def build(config: Config, header: Header) -> Architecture:
             "attn_pdrop": config.number("attn_pdrop", default=0.0),
             "resid_pdrop": config.number("resid_pdrop", default=0.0),
             "turned": rotary_dim,
+            "fused": fused,
         },
     )
 
@@ -68,12 +74,9 @@ def decode(g: Any, net: Any, batch: Any) -> Any:
     x = net.embed_tokens(g, batch)
     b, s, hidden = x.shape
     heads, d, rotary_dim = arch.num_attention_heads, arch.head_dim, facts["turned"]
-    flash = g.attn == "flash_attention_2"
-    attn = g.attn
-    if not flash:  # the model has no sdpa path
-        g.attn = "eager"
-    mask = g.causal_mask(b, s, x.dt, batch.padding)
-    g.attn = attn
+    fused = facts["fused"]
+    flash = g.attn == "flash_attention_2" and not fused
+    mask = g.causal_mask(b, s, x.dt, batch.padding, implementation=None if flash else "eager")
     embedded = x
     x = g.dropout(x, facts["embd_pdrop"])
 
@@ -95,9 +98,12 @@ def decode(g: Any, net: Any, batch: Any) -> Any:
                          (b, heads, s, tokens), "attention scores")
         else:
             w = g.matmul(q, k, (b, heads, s, tokens), "attention scores")
-        w = g.scale(w, "scores scale")
+        if not fused:
+            w = g.scale(w, "scores scale")
         if mask is not None:
             w = g.add(w, mask.tensor)
+        if fused:
+            w = g.scale(w, "scores scale")
         w = g.softmax(w, None)
         w = g.to(w, dt)
         w = g.dropout(w, facts["attn_pdrop"])
@@ -105,14 +111,28 @@ def decode(g: Any, net: Any, batch: Any) -> Any:
             v = g.clone(v, "matmul reshape")
         return g.matmul(w, v, (b, heads, s, d), "attention output")
 
+    def project(m: Any, h: Any) -> Any:
+        """CodeGen cuts its fused tensor in four first: each of q, v and k is then copied to be viewed by heads."""
+        if not fused:
+            return m.q_proj(g, h), m.k_proj(g, h), m.v_proj(g, h), None
+        qkv = m.qkv_proj(g, h)
+        parts = g.split(qkv, [(b, s, hidden)] * 3)
+        q = g.rearranged(parts[0], (b, s, hidden), "split_heads")
+        k = g.rearranged(parts[2], (b, s, hidden), "split_heads")
+        return q, k, g.rearranged(parts[1], (b, s, hidden), "split_heads"), (qkv, parts)
+
     def attention(m: Any, h: Any) -> Any:
-        q = m.q_proj(g, h).view(b, s, heads, d)
-        k = m.k_proj(g, h).view(b, s, heads, d)
-        v = m.v_proj(g, h).view(b, heads, s, d)
-        dt = k.dt
-        table = g.ones(m.sincos.shape, F32, "embed_positions repeat")
-        ids = g.ones((1, s, table.shape[1]), I64, "position ids repeat")
-        sincos = g.to(g.ones((1, s, table.shape[1]), F32, "sin and cos"), dt)
+        q, k, v, kept = project(m, h)
+        q, k, v = q.view(b, s, heads, d), k.view(b, s, heads, d), v.view(b, heads, s, d)
+        width = m.sincos.shape[1]
+        if fused:
+            dt, table, ids = F32, None, None
+            sincos = g.ones((1, s, width), F32, "sin and cos")
+        else:
+            dt = k.dt
+            table = g.ones(m.sincos.shape, F32, "embed_positions repeat")
+            ids = g.ones((1, s, width), I64, "position ids repeat")
+            sincos = g.to(g.ones((1, s, width), F32, "sin and cos"), dt)
         if rotary_dim is not None:
             rotated, rest = (b, s, heads, rotary_dim), (b, s, heads, d - rotary_dim)
             k_rot = g.slice(k, rotated)
@@ -134,7 +154,7 @@ def decode(g: Any, net: Any, batch: Any) -> Any:
         else:
             h = g.clone(product(q, k, v, m_mask)).view(b, s, hidden)
         h = m.out_proj(g, h)
-        del table, ids, sincos
+        del table, ids, sincos, kept
         return g.dropout(h, facts["resid_pdrop"])
 
     def mlp(m: Any, h: Any) -> Any:
@@ -163,8 +183,8 @@ def forward(g: Any, net: Any, batch: Any) -> Any:
 
 FAMILY = Family(
     name="gptj",
-    model_types=("gptj",),
+    model_types=("gptj", "codegen"),
     build=build,
-    source="transformers 5.23 models/gptj/modeling_gptj.py",
-    examples=("EleutherAI/gpt-j-6b",),
+    source="transformers 5.23 models/{gptj,codegen}/modeling_*.py",
+    examples=("EleutherAI/gpt-j-6b", "Salesforce/codegen-2B-multi"),
 )

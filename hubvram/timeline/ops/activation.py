@@ -109,7 +109,7 @@ class ActivationOps(NormOps):
         above = self.ones(x.shape, BOOL, "xielu x > 0")
         left = self.add(self.mul(self.mul(positive, x), x), self.scale(x, "xielu beta"))
         right = self.add(self.mul(self._bent(x), negative), self.scale(x, "xielu beta"))
-        return self.where(above, left, right)
+        return self.where_either(above, left, right)
 
     def _bent(self, x: Tensor) -> Tensor:
         """``expm1(min(x, eps)) - x``; expm1 is on autocast's fp32 list."""
@@ -128,7 +128,7 @@ class ActivationOps(NormOps):
 
         return self.apply("minimum", (x,), shape, dt, bw, save=(x,))
 
-    def where(self, mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    def where_either(self, mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """``torch.where``: keeps the mask; backward makes a gradient for each side."""
         new, n, dt, shape, ra, rb = self.t.new, a.n, a.dt, a.shape, a.rg, b.rg
 

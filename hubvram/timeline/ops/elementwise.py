@@ -138,30 +138,6 @@ class OpsBase:
 
         return self.apply("add", (a, b), shape, dt, bw)
 
-    def add_(self, a: Tensor, b: Tensor) -> Tensor:
-        """``a += b``: in a's own memory; the gradient passes to both."""
-        if not self.t.wants_grad(a, b):
-            return Tensor(a.st, a.shape, a.n, a.dt)
-        ra, rb, db, da, nb, n = a.rg, b.rg, b.dt, a.dt, b.n, a.n
-        new = self.t.new
-
-        def bw(g: Storage) -> Sequence[Storage | None]:
-            gb: Storage | None = g if rb else None
-            if rb and (db is not da or nb != n):
-                gb = new(nb * db.size, "add_ backward", (nb,), db)
-            return g if ra else None, gb
-
-        return Tensor(a.st, a.shape, a.n, a.dt, True, self.t.node(bw, (a, b)))
-
-    def masked_fill(self, x: Tensor, mask: Tensor) -> Tensor:
-        """``x.masked_fill(mask, number)``: keeps the mask; backward fills a copy of the gradient with zeros."""
-        new, n, dt, shape = self.t.new, x.n, x.dt, x.shape
-
-        def bw(g: Storage) -> Sequence[Storage | None]:
-            return (new(n * dt.size, "masked_fill backward", shape, dt),)
-
-        return self.apply("masked_fill", (x,), shape, dt, bw, save=(mask,))
-
     def index(self, x: Tensor, shape: tuple[int, ...]) -> Tensor:
         """``x[..., [i], :]`` with a list: a copy; backward adds into zeros of the whole size."""
         new, n, dt, whole = self.t.new, x.n, x.dt, x.shape
