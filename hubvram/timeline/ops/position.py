@@ -128,7 +128,7 @@ class PositionOps(QuantizedOps):
                 v = self.clone(v, "matmul reshape")
             out = self.matmul(w, v, (b, h, s, v.shape[-1]), "attention output")
             return self.clone(out).view(b, s, h * v.shape[-1])
-        dense = self.lower(self._bias_mask(bias, mask, s, sk, causal=causal, strided=strided))
+        dense = self.lower(self._bias_mask(bias, mask, b, s, sk, causal=causal, strided=strided))
         half = q.dt in (F16, BF16)
         align = 8 if half else 4
         if (half and q.dt is not F16 and self.sm < 80) or d % align:
@@ -140,10 +140,10 @@ class PositionOps(QuantizedOps):
         return self.efficient(q, k, v, self.expand_view(dense, whole), aligned=True).view(b, s, h * v.shape[-1])
 
     def _bias_mask(
-        self, bias: Tensor, mask: Mask | None, queries: int, keys: int, *, causal: bool, strided: bool
+        self, bias: Tensor, mask: Mask | None, batch: int, queries: int, keys: int, *, causal: bool, strided: bool
     ) -> Tensor:
-        if mask is not None:
-            bias = self.where(mask.tensor, bias, (mask.tensor.shape[0], *bias.shape[1:]))
+        if mask is not None:  # the mask is expanded over the batch, whether its storage is or not
+            bias = self.where(mask.tensor, bias, (batch, *bias.shape[1:]))
         elif causal:
             allowed = self.bools((1, 1, queries, keys), "causal mask of the bias")
             bias = self.where(allowed, bias, bias.shape)
