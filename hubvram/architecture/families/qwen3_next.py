@@ -102,7 +102,7 @@ def _build(config: Config, *, legacy: bool) -> Architecture:
     blocks: list[Block] = []
     order: list[int] = []
     seen: dict[tuple[bool, bool], int] = {}
-    for key in zip(full, is_sparse):
+    for key in [(full[i], is_sparse[i]) for i in range(layers)]:
         if key not in seen:
             seen[key] = len(blocks)
             parts = {**norms, **(attention if key[0] else delta), **(sparse if key[1] else dense)}
@@ -185,7 +185,8 @@ def attention(g: Any, net: Any, m: Any, h: Any, mask: Any, tables: Any) -> Any:
     q = g.rms_norm_gemma(q, m.q_norm.weight).view(b, heads, s, dim)
     k = g.rms_norm_gemma(m.k_proj(g, h).view(b, s, kv_heads, dim), m.k_norm.weight).view(b, kv_heads, s, dim)
     v = m.v_proj(g, h).view(b, kv_heads, s, dim)
-    q, k = rotary_partial(g, q, k, *tables, facts["rotary_dim"])
+    cos, sin = tables
+    q, k = rotary_partial(g, q, k, cos, sin, facts["rotary_dim"])
     k, v, mask = net.with_prefix(g, m, k, v, mask)
     out = g.attention(q, k, v, mask, dropout=facts["dropout"], bhsd=True)
     return m.o_proj(g, g.mul(out, g.sigmoid(gate)))

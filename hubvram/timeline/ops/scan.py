@@ -96,7 +96,7 @@ class ScanOps(QuantizedOps):
         return self.apply(op, (x,), shape, dt, bw)
 
     def solve_triangular(self, a: Tensor, b: Tensor) -> Tensor:
-        """``torch.linalg.solve_triangular(a, b)``: keeps a and the result; backward solves and multiplies."""
+        """``torch.linalg.solve_triangular(a, b)``: keeps a and the result."""
         new, ra, rb, dt = self.t.new, a.rg, b.rg, b.dt
         na, nb, sa, sb = a.n * dt.size, b.n * dt.size, a.shape, b.shape
 
