@@ -59,6 +59,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "qwen3_next": ("qwen3_next",),
     "llama4": ("llama4", "llama4_text"),
     "mamba": ("mamba", "falcon_mamba"),
+    "mamba2": ("mamba2",),
     "jamba": ("jamba",),
     "mistral3": ("mistral3",),
     "idefics3": ("idefics3", "smolvlm"),

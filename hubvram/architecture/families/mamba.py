@@ -104,16 +104,16 @@ def build(config: Config, header: Header) -> Architecture:
     )
 
 
-def forward(g: Any, net: Any, batch: Any) -> Any:
+def forward(g: Any, net: Any, batch: Any, mix: Any = None) -> Any:
     """MambaForCausalLM.forward: the logits are made fp32 before the loss sees them."""
-    x = trunk(g, net, batch)
+    x = trunk(g, net, batch, mix or mixer)
     if not net.plan.training:
         return net.causal_loss(g, x, batch)
     logits = [g.float(net.lm_head(g, g.to(x, net.lm_head.weight.dt)))]
     return net.finish(g, logits, batch)
 
 
-def trunk(g: Any, net: Any, batch: Any) -> Any:
+def trunk(g: Any, net: Any, batch: Any, mix: Any) -> Any:
     """MambaModel.forward."""
     facts = net.arch.facts
     x = net.embed_tokens(g, batch)
@@ -123,7 +123,7 @@ def trunk(g: Any, net: Any, batch: Any) -> Any:
         h = g.rms_norm(g.to(x, m.norm.weight.dt), m.norm.weight)
         if facts["fp32_residual"]:
             residual = g.to(residual, F32)
-        h = mixer(g, m, h, facts, batch.padding)
+        h = mix(g, m, h, facts, batch.padding)
         return g.add(residual, h)
 
     x = net.run(g, "layers", layer, x, first_apart=facts["fp32_residual"] and x.dt is not F32)

@@ -81,6 +81,15 @@ class ScanOps(QuantizedOps):
         out = self.apply("scan", (decay, update, c), shape, dt, bw, save=(decay, c, zero, kept32, kept))
         return out, [last, parts]
 
+    def sub_last(self, x: Tensor, op: str = "sub") -> Tensor:
+        """``x[..., -1:] - x``: keeps nothing; backward makes the negative and sums the other."""
+        new, n, dt, shape = self.t.new, x.n, x.dt, x.shape
+
+        def bw(g: Storage) -> Sequence[Storage | None]:
+            return (new(n * dt.size, op + " backward", shape, dt),)
+
+        return self.apply(op, (x,), shape, dt, bw)
+
     def outer_sub(self, x: Tensor, shape: tuple[int, ...], op: str = "sub") -> Tensor:
         """``x.unsqueeze(-1) - x.unsqueeze(-2)``: keeps nothing; backward sums one gradient and its negative."""
         new, n, dt, small = self.t.new, x.n, x.dt, x.shape
