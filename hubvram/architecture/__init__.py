@@ -1,0 +1,1 @@
+"""Architecture: the config of every family of models as one typed record."""

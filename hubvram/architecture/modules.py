@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any, Literal, Union
+from typing import Any, Literal, TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class Weight:
         return [("", self.shape)]
 
 
-Module = Union[Linear, Embedding, Norm, Weight]
+Module: TypeAlias = "Linear | Embedding | Norm | Weight"
 
 
 def numel(module: Module) -> int:
@@ -182,9 +182,7 @@ class Architecture:
 
     def total_parameters(self) -> int:
         """Parameters as PyTorch's ``model.parameters()`` has them: tied weights once, no buffers."""
-        outside = sum(
-            numel(m) for name, m in self.modules.items() if name not in self.tied and not _is_buffer(m)
-        )
+        outside = sum(numel(m) for name, m in self.modules.items() if name not in self.tied and not _is_buffer(m))
         for name in self.tied:  # a tied head may still have a bias of its own
             module = self.modules[name]
             outside += numel(module) - prod(module.parameters[0][1])

@@ -1,0 +1,1 @@
+"""Plan: an architecture, a method and settings, decided: what is held how, and what is trained."""

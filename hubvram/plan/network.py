@@ -313,7 +313,9 @@ class Network:
         if spec.adaptable and copied is None:
             on_weight = plan.method.parameter_adapter(path, spec, layer)
             if on_weight is not None:
-                params = [self._param(p.name, p.shape, p.dtype, self.plan.trains_new(p), count) for p in on_weight.params]
+                params = [
+                    self._param(p.name, p.shape, p.dtype, self.plan.trains_new(p), count) for p in on_weight.params
+                ]
                 return AdaptedWeight(made[""], on_weight, params)
         return made[""]
 
@@ -399,7 +401,7 @@ class Network:
                     if stack == self.arch.decoder:
                         made.prefix = self.plan.method.prefix(g, self, m)
 
-                def body(layers: list[Layer] = layers) -> list[Tensor]:
+                def body(layers: list[Layer] = layers, start: int = start) -> list[Tensor]:
                     for i, made in enumerate(layers):
                         fn = layer if callable(layer) else layer[spec.order[start + i]]
                         if checkpointed:

@@ -118,8 +118,16 @@ class Plan:
         adapter = F32 if autocast_adapters and is_half(base_dtype) else base_dtype
         alone = settings.gradient_accumulation_steps == 1 and settings.num_gpus == 1
         context = Context(
-            arch, base_dtype, peft, quant, self.checkpointing, adapter, stack.transformers, self.packed,
-            optimizer=optimizer, layerwise=alone,
+            arch,
+            base_dtype,
+            peft,
+            quant,
+            self.checkpointing,
+            adapter,
+            stack.transformers,
+            self.packed,
+            optimizer=optimizer,
+            layerwise=alone,
         )
         self.method: MethodPlan = method.apply(context)
         if self.method.arch is not None:
@@ -139,9 +147,7 @@ class Plan:
             self.optimizer = self.method.optimizer
             self.notes.append(f"optimizer {self.optimizer.name}, which belongs to the method")
         if self.optimizer.in_backward and not alone:
-            raise Skip(
-                f"{self.optimizer.name} updates weights during backward: one GPU and no gradient accumulation."
-            )
+            raise Skip(f"{self.optimizer.name} updates weights during backward: one GPU and no gradient accumulation.")
         # transformers' Trainer or a plain loop: a stack that names packages, but neither of these, is a plain loop
         self.trainer = not settings.stack or any(name in settings.stack for name in ("trl", "accelerate"))
         self.batch = Batch(settings.batch_size, tokens, source_tokens, settings.padding)
@@ -153,7 +159,7 @@ class Plan:
         self._runs: dict[str, list[tuple[int, int, int]]] = {}
 
     def _saved_names(self, method: Method, peft: Mapping[str, Any]) -> tuple[str, ...]:
-        """Endings of the modules that PEFT trains as whole copies: ``modules_to_save``, and the heads it adds under SEQ_CLS."""
+        """Endings of the modules PEFT trains as whole copies: ``modules_to_save``, and the heads it adds (SEQ_CLS)."""
         if method.peft_type is None or "modules_to_save" not in method.keys:
             return ()
         given = peft.get("modules_to_save") or ()

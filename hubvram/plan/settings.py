@@ -47,7 +47,17 @@ QUANTIZATION_KEYS = (
     "weight_block_size",
     "dequantize",
 )
-STACK_KEYS = ("transformers", "peft", "torch", "bitsandbytes", "accelerate", "trl", "flash-attn", "liger-kernel", "cuda")
+STACK_KEYS = (
+    "transformers",
+    "peft",
+    "torch",
+    "bitsandbytes",
+    "accelerate",
+    "trl",
+    "flash-attn",
+    "liger-kernel",
+    "cuda",
+)
 
 
 @dataclass(frozen=True, slots=True)

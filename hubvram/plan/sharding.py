@@ -117,5 +117,6 @@ class Sharding:
             return [("DDP gradient buckets", trainable * element)]
         bucket = min(DEEPSPEED_BUCKET, trainable) * element
         if self.strategy == "zero3":
-            return [("ZeRO-3 gathered parameters", min(2 * layer + root, DEEPSPEED_LIVE * element)), ("ZeRO bucket", bucket)]
+            gathered = min(2 * layer + root, DEEPSPEED_LIVE * element)
+            return [("ZeRO-3 gathered parameters", gathered), ("ZeRO bucket", bucket)]
         return [("ZeRO reduce bucket", bucket)]

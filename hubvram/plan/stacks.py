@@ -67,31 +67,78 @@ class Difference:
 
 
 DIFFERENCES: tuple[Difference, ...] = (
-    Difference("transformers", "4.46", "the loss function upcasts the logits while the model still holds the 16-bit "
-               "ones: 14 bytes per logit instead of 12", "transformers loss/loss_utils.py 4.46"),
-    Difference("transformers", "4.50", "the loss shifts labels instead of copying shifted logits: 12 bytes per logit",
-               "transformers loss/loss_utils.py 4.50"),
-    Difference("transformers", "4.48", "sdpa gets grouped keys and values instead of repeated ones (torch >= 2.5)",
-               "transformers integrations/sdpa_attention.py"),
-    Difference("transformers", "4.40", "rotary cos and sin are made per batch; before, every layer of Llama and Mistral "
-               "held tables of max_position_embeddings rows", "transformers models/mistral/modeling_mistral.py 4.39"),
-    Difference("trl", "0.7", "SFTTrainer on a prepared 4-bit base with bf16=True casts embeddings and head back to bf16; "
-               "norms and adapters stay fp32 (peft_module_casting_to_bf16)", "trl trainer/utils.py 0.9 to 0.13"),
-    Difference("liger-kernel", "0.3", "use_liger_kernel alone means the fused loss, RMSNorm and rotary kernels, which every "
-               "build of fused kernels has; a stack that names liger-kernel also has its SwiGLU, which keeps a third less",
-               "liger-kernel ops/swiglu.py 0.8; measured runs of other fused-kernel builds keep the plain MLP"),
-    Difference("torch", "2.0", "zero_grad lets go of gradients; before, it filled them with zeros, and they were alive "
-               "through the next forward pass", "torch nn/modules/module.py and optim/optimizer.py 1.13 and 2.0"),
-    Difference("torch", "2.14", "the memory-efficient attention kernel takes grouped keys and values",
-               "torch aten/src/ATen/native/transformers/cuda/sdp_utils.cpp"),
-    Difference("bitsandbytes", "0.50", "a fused 4-bit product for small batches: no dequantised weight in the forward",
-               "bitsandbytes backends/cuda/ops.py"),
+    Difference(
+        "transformers",
+        "4.46",
+        "the loss function upcasts the logits while the model still holds "
+        "the 16-bit ones: 14 bytes per logit instead of 12",
+        "transformers loss/loss_utils.py 4.46",
+    ),
+    Difference(
+        "transformers",
+        "4.50",
+        "the loss shifts labels instead of copying shifted logits: 12 bytes per logit",
+        "transformers loss/loss_utils.py 4.50",
+    ),
+    Difference(
+        "transformers",
+        "4.48",
+        "sdpa gets grouped keys and values instead of repeated ones (torch >= 2.5)",
+        "transformers integrations/sdpa_attention.py",
+    ),
+    Difference(
+        "transformers",
+        "4.40",
+        "rotary cos and sin are made per batch; before, every layer of "
+        "Llama and Mistral held tables of max_position_embeddings rows",
+        "transformers models/mistral/modeling_mistral.py 4.39",
+    ),
+    Difference(
+        "trl",
+        "0.7",
+        "SFTTrainer on a prepared 4-bit base with bf16=True casts embeddings and head "
+        "back to bf16; norms and adapters stay fp32 (peft_module_casting_to_bf16)",
+        "trl trainer/utils.py 0.9 to 0.13",
+    ),
+    Difference(
+        "liger-kernel",
+        "0.3",
+        "use_liger_kernel alone means the fused loss, RMSNorm and rotary kernels, "
+        "which every build of fused kernels has; a stack that names liger-kernel also has its SwiGLU, which "
+        "keeps a third less",
+        "liger-kernel ops/swiglu.py 0.8; measured runs of other fused-kernel builds keep the plain MLP",
+    ),
+    Difference(
+        "torch",
+        "2.0",
+        "zero_grad lets go of gradients; before, it filled them with zeros, and they were alive "
+        "through the next forward pass",
+        "torch nn/modules/module.py and optim/optimizer.py 1.13 and 2.0",
+    ),
+    Difference(
+        "torch",
+        "2.14",
+        "the memory-efficient attention kernel takes grouped keys and values",
+        "torch aten/src/ATen/native/transformers/cuda/sdp_utils.cpp",
+    ),
+    Difference(
+        "bitsandbytes",
+        "0.50",
+        "a fused 4-bit product for small batches: no dequantised weight in the forward",
+        "bitsandbytes backends/cuda/ops.py",
+    ),
 )
 
 
 def catalogue() -> list[dict[str, Any]]:
     """For ``hubvram stacks``: plain values."""
     return [
-        {"package": d.package, "since": d.since, "newest": NEWEST.get(d.package, "not assumed"), "what": d.what, "source": d.source}
+        {
+            "package": d.package,
+            "since": d.since,
+            "newest": NEWEST.get(d.package, "not assumed"),
+            "what": d.what,
+            "source": d.source,
+        }
         for d in DIFFERENCES
     ]

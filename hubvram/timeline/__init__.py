@@ -1,0 +1,1 @@
+"""Timeline: one training step on tensors without data, and the figures read off it."""

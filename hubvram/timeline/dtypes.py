@@ -13,7 +13,7 @@ class DType:
     size: int
     """Bytes per element."""
     rank: int
-    """Position in PyTorch's promotion order; floats above integers. Equal rank (the two half types) promotes to float32."""
+    """Position in PyTorch's promotion order; floats above integers. The two half types are equal: they give float32."""
 
     @property
     def is_float(self) -> bool:

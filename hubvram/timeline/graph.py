@@ -174,7 +174,7 @@ class Frame:
         self.done = False
 
 
-class StopRecompute(Exception):
+class StopRecompute(Exception):  # noqa: N818 - a signal, as torch names it
     """The last saved tensor has been recomputed (torch's early stop)."""
 
 
@@ -200,14 +200,17 @@ def rounded(nbytes: int) -> int:
 
 
 def pass_on(grad: Storage) -> Sequence[Storage | None]:
+    """Backward of a view: the gradient as it is."""
     return (grad,)
 
 
 def no_backward(grad: Storage) -> Sequence[Storage | None]:
+    """Backward of a node that is never run."""
     raise AssertionError("AccumulateGrad has no backward function")
 
 
 def owners(node: Node) -> int:
+    """References to a node's gradient buffer, as this Python counts them."""
     return getrefcount(node.grad)
 
 

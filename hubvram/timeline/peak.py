@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from hubvram.timeline.tracer import Segment, Tracer
 
@@ -63,14 +63,14 @@ def read(tracer: Tracer) -> Timeline:
     the change is negative (the first copy): inside, the level is linear in the
     number of copies, so the highest is at one of the two ends.
     """
-    log, sizes = tracer.log, tracer.sizes
+    log = tracer.log
     weighted = weights_of(tracer)
     segments = sorted((s for s in tracer.segments if s.m > 1), key=lambda s: s.start)
     cuts = [*tracer.phases, ("end", len(log))]
     level = 0
     highs: list[High] = []
     ends: list[int] = []
-    for (name, start), (_, end) in zip(cuts, cuts[1:]):
+    for (name, start), (_, end) in pairwise(cuts):
         best, best_at, best_copies = level, start, 0
         at = start
         for segment in [*[s for s in segments if start <= s.start < end], None]:

@@ -29,8 +29,25 @@ CUBLAS_WORKSPACE_HOPPER = 32 * 1024 * 1024
 
 LIGER_MODEL_TYPES = frozenset(
     {
-        "llama", "mistral", "mixtral", "gemma", "gemma2", "gemma3_text", "qwen2", "qwen3", "qwen3_moe", "phi3",
-        "granite", "olmo2", "olmo3", "glm4", "smollm3", "llama4_text", "llava", "qwen2_vl", "qwen2_5_vl",
+        "llama",
+        "mistral",
+        "mixtral",
+        "gemma",
+        "gemma2",
+        "gemma3_text",
+        "qwen2",
+        "qwen3",
+        "qwen3_moe",
+        "phi3",
+        "granite",
+        "olmo2",
+        "olmo3",
+        "glm4",
+        "smollm3",
+        "llama4_text",
+        "llava",
+        "qwen2_vl",
+        "qwen2_5_vl",
     }
 )
 """Model types whose norms, rotary embedding and MLP liger-kernel 0.8 replaces (``transformers/monkey_patch.py``)."""

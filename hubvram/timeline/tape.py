@@ -325,7 +325,7 @@ class Tape:
                 self.single.discard(~entry)
 
     def settle(self, x: Tensor) -> None:
-        """``x``, handed out by the last copy of a stretch, goes to other stretches: all their copies share the one tensor."""
+        """``x``, handed out by the last copy of a stretch, goes to other stretches, whose copies share it."""
         if x.st is not None and x.st.sid in self.single:
             self.single.discard(x.st.sid)
             self.mult[x.st.sid] = 1

@@ -138,7 +138,7 @@ class Tracer(Tape):
             node.parts.clear()
         self._release(node)
         edges, node.edges = node.edges, ()
-        for edge, out in zip(edges, outs):
+        for edge, out in zip(edges, outs, strict=False):  # a backward may return fewer
             if edge is None:
                 continue
             if edge.idx == LEAF_INDEX:

@@ -162,7 +162,8 @@ class AttentionOps(ActivationOps):
         dv = v.shape[-1]
         if attn == "eager":
             out = self.eager(
-                q, k, v, mask, dropout=dropout, fp32_softmax=fp32_softmax, softcap=softcap, bhsd=bhsd, cast_back=cast_back
+                q, k, v, mask, dropout=dropout, fp32_softmax=fp32_softmax, softcap=softcap, bhsd=bhsd,
+                cast_back=cast_back,
             )
             return self.clone(out).view(b, s, h * dv)
         if attn == "flash_attention_2":
@@ -244,7 +245,7 @@ class AttentionOps(ActivationOps):
     _weights: Tensor | None = None
 
     def returned_weights(self) -> Tensor | None:
-        """The attention weights that eager code returns beside its output (from transformers 4.48 on, asked for or not).
+        """The attention weights that eager code returns beside its output (from transformers 4.48 on, in any case).
 
         The layer holds them while it runs. They matter where autocast saves a half copy of them instead.
         """

@@ -205,7 +205,7 @@ class OpsBase:
         return self.apply("add scalar", (x,), x.shape, x.dt, bw)
 
     def pow(self, x: Tensor) -> Tensor:
-        """``x.pow(2)`` / ``x ** 3``: keeps x; backward makes exponent * x^(e-1) and the product. fp32 under autocast."""
+        """``x.pow(2)`` / ``x ** 3``: keeps x; backward makes e * x^(e-1) and the product. fp32 under autocast."""
         x = self.upper(x)
         new, n, dt, shape = self.t.new, x.n, x.dt, x.shape
 
@@ -311,7 +311,7 @@ class OpsBase:
             return [Tensor(x.st, s, prod(s), x.dt, rg) for s in shapes]
         new, n, dt, shape = t.new, x.n, x.dt, x.shape
         nodes = t.gather(lambda g: (new(n * dt.size, "split backward", shape, dt),), x, len(shapes))
-        return [Tensor(x.st, s, prod(s), x.dt, True, node) for s, node in zip(shapes, nodes)]
+        return [Tensor(x.st, s, prod(s), x.dt, True, node) for s, node in zip(shapes, nodes, strict=True)]
 
     def slice(self, x: Tensor, shape: tuple[int, ...]) -> Tensor:
         """A slice, select or index that is a view; backward makes a zero tensor of the whole size."""

@@ -72,7 +72,7 @@ class LinearOps(OpsBase):
         return self.apply(op, (a, b), shape, dt, bw, save=(a if rb else None, b if ra else None))
 
     def scores_on_bias(self, a: Tensor, b: Tensor, shape: tuple[int, ...], op: str = "baddbmm") -> Tensor:
-        """``constant.baddbmm(a, b, alpha=...)``: as `matmul`; backward scales each gradient out of place (alpha != 1)."""
+        """``constant.baddbmm(a, b, alpha=...)``: as `matmul`; backward scales each gradient out of place."""
         b = self.lower(b)
         a = self.lower(a)
         dt = promote(a.dt, b.dt)

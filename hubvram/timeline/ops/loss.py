@@ -89,7 +89,9 @@ class LossOps(AttentionOps):
         t = self.t
         dt = x.dt
         grad_x = Tensor(t.new(x.n * dt.size, "liger grad input", x.shape, dt), x.shape, x.n, dt)
-        grad_w = Tensor(t.new(w.n * w.dt.size, "liger grad weight", w.shape, w.dt), w.shape, w.n, w.dt) if w.rg else None
+        grad_w: Tensor | None = None
+        if w.rg:
+            grad_w = Tensor(t.new(w.n * w.dt.size, "liger grad weight", w.shape, w.dt), w.shape, w.n, w.dt)
         per_row = t.tensor((rows,), F32, "liger loss per row")
         logits = t.tensor((min(chunk, rows), vocab), dt, "liger logits chunk")
         if grad_w is not None:

@@ -150,7 +150,7 @@ class PositionOps(QuantizedOps):
         return self.clone(bias) if strided else bias
 
     def where(self, condition: Tensor, x: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """``torch.where(condition, x, number)``: keeps the condition; backward fills and sums over what was expanded."""
+        """``torch.where(condition, x, number)``: keeps the condition; backward fills, and sums what was expanded."""
         new, n, dt, small = self.t.new, x.n, x.dt, x.shape
         whole = prod(shape)
 
@@ -217,7 +217,7 @@ class PositionOps(QuantizedOps):
         return self.apply("masked_fill", (x,), shape, dt, bw, save=(mask,))
 
     def relative_bias(self, table: Tensor, queries: int, keys: int, heads: int, batch: int = 1) -> Tensor:
-        """A learned bias per bucket of distance, looked up for every pair and copied to (batch, heads, queries, keys)."""
+        """A learned bias per bucket of distance, looked up for every pair, copied to (batch, heads, queries, keys)."""
         buckets = self.ones((queries, keys), I64, "relative position buckets")
         values = self.embedding(buckets, table, "relative attention bias")
         del buckets

@@ -94,7 +94,8 @@ class QuantizedOps(LossOps):
     def linear_8bit(self, x: Tensor, out_features: int, bias: Tensor | None, op: str = "linear8bit") -> Tensor:
         """LLM.int8 (threshold 6, no outlier columns): the input is quantised by rows, the product is int32.
 
-        Keeps its input as a plain attribute (``ctx.tensors``): checkpointing does not free it. Backward dequantises the weight.
+        Keeps its input as a plain attribute (``ctx.tensors``): checkpointing does not free it.
+        Backward dequantises the weight.
         """
         n_in = x.shape[-1]
         rows = x.n // n_in
