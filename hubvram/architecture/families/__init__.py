@@ -36,7 +36,7 @@ MODULES: dict[str, tuple[str, ...]] = {
         "llama", "mistral", "ministral", "ministral3", "qwen2", "qwen3", "phi3", "phi", "stablelm", "starcoder2",
         "gemma", "gemma2", "gemma3_text", "vaultgemma", "olmo", "olmo2", "olmo3", "cohere", "cohere2", "granite",
         "hyperclovax", "smollm3", "glm", "glm4", "nemotron", "exaone4", "seed_oss", "hunyuan_v1_dense", "ernie4_5",
-        "arcee", "helium", "cwm", "jais2", "apertus",
+        "arcee", "helium", "cwm", "jais2", "apertus", "internlm2", "exaone",
     ),
     "bert": ("bert", "roberta", "xlm-roberta", "camembert", "electra"),
     "distilbert": ("distilbert",),
@@ -75,6 +75,9 @@ MODULES: dict[str, tuple[str, ...]] = {
     "gpt_bigcode": ("gpt_bigcode",),
     "gpt_neo": ("gpt_neo",),
     "mpt": ("mpt",),
+    "qwen": ("qwen",),
+    "baichuan": ("baichuan",),
+    "chatglm": ("chatglm",),
 }
 """Module name -> the model_types it builds. A test holds this against each module's own ``FAMILY``;
 it stands here too so that one model needs one import."""

@@ -88,7 +88,7 @@ def build(config: Config, header: Header) -> Architecture:
     variant = VARIANTS.get(model_type)
     if variant is None:
         raise UnsupportedError(f"{config.where}: model_type {model_type!r} is not described as a variant of Llama.")
-    return build_variant(config, header, variant, model_type)
+    return build_variant(config, header, variant, model_type, variant.prefix, variant.head)
 
 
 def build_variant(
@@ -98,7 +98,7 @@ def build_variant(
     config = Config({**variant.defaults, **config.data}, config.where)
     hidden = config.positive("hidden_size")
     inner = config.positive("intermediate_size")
-    layers = config.positive("num_hidden_layers")
+    layers = config.positive("num_hidden_layers", "num_layers")
     heads = config.positive("num_attention_heads")
     kv_heads = config.positive("num_key_value_heads", default=heads)
     head_dim = config.optional("head_dim") or hidden // heads
@@ -120,11 +120,11 @@ def build_variant(
         class_name=variant.class_name,
         task="causal",
         modules={
-            "embed": Embedding(f"{prefix}.embed_tokens", vocab, hidden),
+            "embed": Embedding(f"{prefix}.{variant.embed}", vocab, hidden),
             "norm": _norm(norm, hidden, variant),
             "lm_head": Linear(head, hidden, vocab, header.has_bias(head, variant.head_bias), role="head"),
         },
-        stacks={"layers": Stack(f"{prefix}.layers", blocks, order)},
+        stacks={"layers": Stack(f"{prefix}.{variant.stack}", blocks, order)},
         forward=forward,
         hidden_size=hidden,
         vocab_size=vocab,
@@ -171,7 +171,7 @@ def _block(
     config: Config, header: Header, variant: Variant, prefix: str, sizes: tuple[int, int, int, int, int]
 ) -> dict[str, Module]:
     hidden, inner, heads, kv_heads, dim = sizes
-    first = f"{prefix}.layers.0."
+    first = f"{prefix}.{variant.stack}.0."
 
     def linear(path: str, n_in: int, n_out: int, bias: Bias, role: Any = "") -> Linear:
         default = config.flag(bias[0], default=bias[1]) if bias[0] else bias[1]
@@ -268,6 +268,8 @@ def decode(g: Any, net: Any, batch: Any) -> Any:
         if len(variant.qkv) == 1:
             qkv = m.qkv(g, h)
             q = g.slice(qkv, (b, s, heads * d))
+            if variant.grouped_qkv and kv_heads > 1:
+                q = g.clone(q, "rearrange")
             k = g.slice(qkv, (b, s, kv_heads * d))
             v = g.slice(qkv, (b, s, kv_heads * d))
             return q.view(b, heads, s, d), k.view(b, kv_heads, s, d), v.view(b, kv_heads, s, d)

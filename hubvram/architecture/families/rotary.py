@@ -34,6 +34,13 @@ def joined_each(g: Any, q: Any, k: Any, cos: Any, sin: Any, dim: int) -> tuple[A
     return q_out, g.cat((g.rotary_one(k_rot, cos, sin), k_pass), k.shape)
 
 
+def joined_one(g: Any, x: Any, cos: Any, sin: Any, dim: int) -> Any:
+    """The same for one tensor (Qwen)."""
+    rot, rest = _parts(g, x, dim)
+    rot = g.rotary_one(rot, cos, sin)
+    return g.cat((rot, rest), x.shape)
+
+
 def _widened(g: Any, x: Any) -> Any:
     """``x[..., : dim // 2].repeat_interleave(2)``: made anew in every layer."""
     return g.ones(x.shape, x.dt, "rotary repeat_interleave")

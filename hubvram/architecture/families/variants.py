@@ -87,6 +87,12 @@ class Variant:
     mlp_dropout: str = ""
     """Config key of the dropout on the MLP's output alone."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    prefix: str = "model"
+    embed: str = "embed_tokens"
+    stack: str = "layers"
+    head: str = "lm_head"
+    grouped_qkv: bool = False
+    """The fused projection lies by key heads (queries of the group, key, value): the queries are copied together."""
     sdpa: bool = True
     """Whether the class has an sdpa path; eager attention stands in where it has none."""
     optional_norms: tuple[str, ...] = ()
@@ -234,5 +240,17 @@ VARIANTS: Mapping[str, Variant] = {
     "apertus": Variant(
         "ApertusForCausalLM", norms=("attention_layernorm", None, "feedforward_layernorm", None), qk_norm="head",
         qk_when="after", mlp=("mlp.up_proj", "mlp.down_proj"), mlp_kind="plain", mlp_bias=NO, act="xielu",
+    ),
+    "internlm2": Variant(
+        "InternLM2ForCausalLM", norms=("attention_norm", None, "ffn_norm", None), qkv=("attention.wqkv",),
+        out="attention.wo", qkv_bias=("bias", False), out_bias=("bias", False), rotary="interleaved",
+        mlp=("feed_forward.w1", "feed_forward.w3", "feed_forward.w2"), mlp_bias=NO, attention_dropout="",
+        embed="tok_embeddings", head="output", grouped_qkv=True,
+    ),
+    "exaone": Variant(
+        "ExaoneForCausalLM", norms=("ln_1", None, "ln_2", None), final_norm="transformer.ln_f",
+        qkv=("attn.attention.q_proj", "attn.attention.k_proj", "attn.attention.v_proj"),
+        out="attn.attention.out_proj", qkv_bias=NO, out_bias=NO, mlp=("mlp.c_fc_0", "mlp.c_fc_1", "mlp.c_proj"),
+        mlp_bias=NO, embed_dropout="embed_dropout", prefix="transformer", embed="wte", stack="h",
     ),
 }

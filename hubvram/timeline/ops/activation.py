@@ -115,6 +115,10 @@ class ActivationOps(NormOps):
         """``expm1(min(x, eps)) - x``; expm1 is on autocast's fp32 list."""
         return self.sub(self.unary("expm1", self.upper(self._minimum(x)), keeps="result", passing=1), x)
 
+    def maximum(self, x: Tensor) -> Tensor:
+        """``torch.max(x, constant)``: as the minimum."""
+        return self._minimum(x)
+
     def _minimum(self, x: Tensor) -> Tensor:
         """``torch.min(x, constant)``: keeps x; backward makes two masks, half the gradient and the result."""
         new, n, dt, shape = self.t.new, x.n, x.dt, x.shape

@@ -1,0 +1,38 @@
+"""What models whose code lives in their own repositories share: an old loss, a norm that keeps its input twice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hubvram.timeline.dtypes import BF16, F16, F32
+
+
+def shifted_loss(g: Any, net: Any, logits: Any, *, upcast: bool) -> Any:
+    """Cross entropy on a contiguous copy of all logits but the last; ``upcast``: of their fp32 copy."""
+    low = logits.dt
+    if upcast:
+        logits = g.float(logits)
+    b, s, vocab = logits.shape
+    part = g.clone(g.slice(logits, (b, s - 1, vocab)), "shift_logits").view(b * (s - 1), vocab)
+    loss = g.cross_entropy(part)
+    back = g.to(logits.detach(), low)
+    if net.plan.keeps_outputs:
+        net.outputs = back
+    del part, back
+    return loss
+
+
+def rms_norm_twice(g: Any, x: Any, w: Any, *, weight_in_fp32: bool) -> Any:
+    """``x * rsqrt(mean(x.float() ** 2))``: keeps x and its fp32 copy.
+
+    The product is cast back before the weight (Baichuan) or after it (ChatGLM).
+    """
+    src = x.dt
+    variance = g.mean_last(g.pow(g.to(x, F32)))
+    h = g.mul(x, g.rsqrt(g.add_scalar(variance)))
+    del variance
+    if weight_in_fp32:
+        return g.to(g.mul(w, h), src)
+    if w.dt in (F16, BF16):
+        h = g.to(h, w.dt)
+    return g.mul(w, h)
