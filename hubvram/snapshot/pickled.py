@@ -326,6 +326,7 @@ def read_checkpoint(file: BinaryIO, path: str, repo_id: str | None = None) -> He
     """
     where = f"{repo_id}: {shown(path)}" if repo_id else shown(path)
     try:
+        file.seek(0)
         start = file.read(8)
         file.seek(0)
         records: Mapping[str, int] = {}

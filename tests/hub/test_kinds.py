@@ -471,3 +471,47 @@ def test_a_folder_with_an_adapter_and_its_base_beside_it(fake_hub: FakeHub, fixt
     assert statuses(report) == {"lora": "ok"}
     assert not fake_hub.log
     shutil.rmtree(tmp_path / "base")
+
+
+def test_a_gated_repo_on_the_command_line(
+    fake_hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lower bounds on stdout, why they are no more on stderr, and the exit code of a gated repo."""
+    from hubvram.cli.main import run
+
+    monkeypatch.setenv("HF_ENDPOINT", fake_hub.url)
+    monkeypatch.setenv("HUBVRAM_DB", str(tmp_path / "x.db"))
+    summarised(fake_hub, {"parameters": {"BF16": 1_235_814_400}, "total": 1_235_814_400})
+    for command in ("estimate", "inspect"):
+        assert run([command, GATED, "--no-token"]) == 4
+        out, err = capsys.readouterr()
+        assert "1,235,814,400" in out
+        assert [line.split(":")[0] for line in err.splitlines()] == ["Warning", "Error", "Hint"]
+        assert run([command, GATED, "--no-token", "--json", "-q"]) == 4
+        out, err = capsys.readouterr()
+        assert json.loads(out)["parameters"]["total"] == 1_235_814_400
+        assert "gated" in err
+    assert run(["estimate", GATED, SMALL, "--no-token", "-m", "full", "--format", "ndjson", "-q"]) == 1
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line.get("error", {}).get("code") for line in lines] == ["gated", None]
+
+
+@pytest.mark.parametrize("command", ["estimate", "inspect"])
+def test_a_file_on_the_command_line(
+    fake_hub: FakeHub,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+) -> None:
+    from hubvram.cli.main import run
+
+    monkeypatch.setenv("HF_ENDPOINT", fake_hub.url)
+    monkeypatch.setenv("HUBVRAM_DB", str(tmp_path / "x.db"))
+    monkeypatch.setenv("HF_TOKEN", GRANTED)
+    name = "mistralai/Mistral-7B-Instruct-v0.3"
+    assert run([command, name, "--file", "consolidated.safetensors", "--json", "-q"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["parameters"]["total"] == 7_248_023_552
+    assert run([command, name, "--variant", "fp16"]) == 3
+    assert "no variant 'fp16'" in capsys.readouterr().err

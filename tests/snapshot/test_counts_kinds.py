@@ -176,4 +176,6 @@ def test_odd_configs(value: Any) -> None:
         "p.weight_packed": ("I32", (4, 4)),
     }
     quantised = {"quant_method": "torchao", "quant_type": value, "quant_config": value, "config_groups": value}
-    assert counts(tensors, quantised).logical_total == 16 + 2 * 16 + 4 + 4 + 8 * 16, "what is no codebook counts as it is"
+    assert counts(tensors, quantised).logical_total == 16 + 2 * 16 + 4 + 4 + 8 * 16, (
+        "what is no codebook counts as it is"
+    )
