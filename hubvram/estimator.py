@@ -6,8 +6,8 @@ Imports no network, no database, no click. The same inputs give the same bytes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from hubvram.architecture.modules import Architecture
 from hubvram.errors import UnsupportedError
@@ -155,6 +155,7 @@ def estimate(
         stack=stacks.applied(settings.stack),
     )
     estimates = []
+    alike: dict[str, Estimate] = {}
     for method in chosen:
         if built.arch is None:
             estimates.append(Estimate(method.name, "skipped", reason=built.reason))
@@ -163,7 +164,7 @@ def estimate(
             estimates.append(Estimate(method.name, "skipped", reason=built.arch.facts["why_only"]))
             continue
         estimates.append(
-            _one(built.arch, method, settings, dtype, optimizer, stack, tokens, source_tokens, explain, stored)
+            _one(built.arch, method, settings, dtype, optimizer, stack, tokens, source_tokens, explain, stored, alike)
         )
     return applied, estimates
 
@@ -178,8 +179,10 @@ def _one(
     tokens: int,
     source_tokens: int,
     explain: bool,
-    stored: Any = None,
+    stored: Any,
+    alike: dict[str, Estimate],
 ) -> Estimate:
+    """One method's estimate; ``alike`` holds those whose timelines others share (`MethodPlan.alike`)."""
     from hubvram.architecture.checked import only_unsupported
     from hubvram.plan.plan import Plan, Skip
     from hubvram.plan.sharding import NCCL_BYTES
@@ -201,6 +204,13 @@ def _one(
                 source_tokens=source_tokens,
                 stored=stored,
             )
+            missing = (*arch.not_counted, *plan.method.not_counted)
+            notes = [*arch.assumptions, *plan.notes]
+            status: Literal["ok", "partial"] = "partial" if missing else "ok"
+            reason = "; ".join(notes) or None
+            same = alike.get(plan.method.alike or "")
+            if same is not None:
+                return replace(same, method=method.name, status=status, reason=reason, not_counted=missing)
             tracer, _ = trace(plan, explain=explain)
     except UnsupportedError as error:
         return Estimate(method.name, "skipped", reason=error.message)
@@ -209,12 +219,10 @@ def _one(
     timeline = read(tracer)
     peak = timeline.peak
     held = reserved.peak_reserved(tracer, timeline)
-    missing = (*arch.not_counted, *plan.method.not_counted)
-    notes = [*arch.assumptions, *plan.notes]
-    return Estimate(
+    estimate = Estimate(
         method=method.name,
-        status="partial" if missing else "ok",
-        reason="; ".join(notes) or None,
+        status=status,
+        reason=reason,
         not_counted=missing,
         trainable_parameters=plan.trainable_parameters(),
         peak_allocated_bytes=peak.bytes,
@@ -227,6 +235,9 @@ def _one(
         marks=explained.marks(timeline) if explain else (),
         alive=explained.alive(tracer, timeline) if explain else (),
     )
+    if plan.method.alike:
+        alike[plan.method.alike] = estimate
+    return estimate
 
 
 def _text(config: Mapping[str, Any], key: str) -> str | None:

@@ -74,6 +74,8 @@ class MethodPlan:
     """The architecture where the method changes it (added layers)."""
     no_checkpointing: str | None = None
     """Why the method runs without gradient checkpointing even where it is asked for."""
+    alike: str | None = None
+    """Plans of one architecture and settings with equal texts run alike: one timeline serves them all."""
 
     def trains(self, path: str, module: Module, part: str) -> bool:
         """Whether the base model's parameter at ``path`` (ending in ``part``) is trained."""

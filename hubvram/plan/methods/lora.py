@@ -54,6 +54,9 @@ KEYS: Mapping[str, Any] = {
 }
 """LoraConfig keys (peft 0.21) with PEFT's defaults, but r = 16 as this project's interface says."""
 
+SAME_TIMELINE = frozenset({"init_lora_weights", "use_rslora", "lora_alpha", "alpha_pattern"})
+"""Keys that decide how A and B begin or how much they count, but no size (``mica`` is a variant)."""
+
 
 class LoraPlan(MethodPlan):
     """Two small matrices beside each target."""
@@ -74,6 +77,8 @@ class LoraPlan(MethodPlan):
             raise Skip("trainable_token_indices as a mapping of module names is not known here: give a list.")
         if self.tokens:
             self.extra_params = lora_variants.token_params(ctx, len(self.tokens), self.dtype)
+        told = sorted((key, repr(value)) for key, value in config.items() if key not in SAME_TIMELINE)
+        self.alike = f"{type(self).__name__} {self.variant} {told} {self.dtype} {ctx.packed} {dict(ctx.quantization)}"
 
     def trains(self, path: str, module: Any, part: str) -> bool:
         """Base biases under ``bias="all"`` / ``"lora_only"``."""
