@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from hubvram.timeline.allocator import MIDDLE_LIMIT, SMALL_LIMIT, CachingAllocator, segment_size
 from hubvram.timeline.peak import Timeline
-from hubvram.timeline.tracer import Segment, Tracer
+from hubvram.timeline.tracer import OPTIMIZER, Segment, Tracer
 
 CUDA_CONTEXT_BYTES = 500 * 2**20
 """What nvidia-smi shows beyond reserved memory: context, loaded kernels, library handles.
@@ -62,19 +62,31 @@ def packed(sizes: Iterable[tuple[int, int]]) -> int:
 
 
 def peak_reserved(tracer: Tracer, timeline: Timeline) -> int:
-    """``torch.cuda.max_memory_reserved()`` over the step, in bytes."""
+    """``torch.cuda.max_memory_reserved()`` over steps 1 to 3, in bytes.
+
+    Optimizer states are made at the end of the first step: they settle in the
+    large blocks that the first forward and backward pass left free (the
+    loss's), with the gradients still alive; the next step asks for such blocks
+    anew. The optimizer's temporaries go where large free blocks remain.
+    """
     start = next(at for name, at in tracer.phases if name == "optimizer")
+    sizes, mult = tracer.sizes, tracer.mult
     before = {sid for sid in tracer.log[:start] if sid in tracer.held}
-    static = [(tracer.sizes[sid], tracer.mult.get(sid, 1)) for sid in before]
+    static = [(sizes[sid], mult.get(sid, 1)) for sid in before if tracer.cats[sid] != OPTIMIZER]
+    states = [(sizes[sid], mult.get(sid, 1)) for sid in before if tracer.cats[sid] == OPTIMIZER]
+    stepping = [(sizes[e], mult.get(e, 1)) for e in tracer.log[start:] if e in tracer.held and e not in before]
     player = _Player(tracer)
     moving = player.play()
-    # The optimizer's temporaries, all alive at once (foreach), go where large free blocks are.
-    stepping = [
-        (tracer.sizes[e], tracer.mult.get(e, 1)) for e in tracer.log[start:] if e in tracer.held and e not in before
-    ]
-    large = packed((size, count) for size, count in stepping if size > player.largest_kept)
-    room = player.a.free_above(player.largest_kept)
-    return max(packed(static) + moving + max(0, large - room), timeline.peak.bytes)
+    largest = max((size for size, _ in (*states, *stepping)), default=0)
+    room = player.a.free_above(max((size for size, count in (*states, *stepping) if count > 1), default=largest))
+    made = packed(states)
+    settled = min(made, room)
+    limit = player.largest_kept
+    large = packed((size, count) for size, count in stepping if size > limit)
+    small = packed((size, count) for size, count in stepping if size <= limit)
+    anew = min(settled, player.a.free_above(largest))
+    anew += max(0, large + max(0, small - player.kept_room) - (room - settled))
+    return max(packed(static) + moving + made - settled + anew, timeline.peak.bytes)
 
 
 class _Player:
@@ -88,6 +100,8 @@ class _Player:
         """sid -> copies played, for storages born in repeated segments."""
         self.largest_kept = 0
         """Largest segment that activations of repeated layers lie in: larger requests find no room there."""
+        self.kept_room = 0
+        """Bytes that activations of repeated layers leave free after backward, in segments up to that size."""
         self.handed: dict[int, int] = {}
         """Carried-in sid -> carried-out sid of the same segment."""
 
@@ -168,10 +182,12 @@ class _Player:
             if forward is None:
                 self.largest_kept = max([self.largest_kept, *(segment_size(size) for size in kept)])
                 self.extra += max(0, packed((size, segment.m - 1) for size in kept) - (levels[-1] - levels[0]))
+                self.kept_room += packed((size, segment.m) for size in kept)
             else:
                 # gradients of weights too large for the room that activations leave
                 large = [size for size in kept if size > self.largest_kept]
                 net = self._net(events) - sum(large)
+                self.kept_room = max(0, self.kept_room - segment.m * (sum(kept) - sum(large)))
                 self.extra += packed((size, segment.m - n) for size in large) + (segment.m - n) * max(0, net)
 
     def _kept(self, events: list[int]) -> list[int]:
