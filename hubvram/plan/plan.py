@@ -378,6 +378,8 @@ def periods(keys: list[Any], longest: int = 12) -> list[tuple[int, int, int]]:
     """Cut a list of layer kinds into (start, period, times), greedily by the stretch each covers."""
     out: list[tuple[int, int, int]] = []
     start, n = 0, len(keys)
+    if n and keys.count(keys[0]) == n:
+        return [(0, 1, n)]
     while start < n:
         best = (1, 1)
         for period in range(1, min(longest, n - start) + 1):

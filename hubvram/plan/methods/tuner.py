@@ -46,6 +46,7 @@ class TunerPlan(MethodPlan):
         """
         self.ctx = ctx
         self.config = config = ctx.peft
+        self.plain: bool | None = None
         name = self.peft_type
         if ctx.packed and ctx.packed not in self.packed:
             raise Skip(f"PEFT has no {name} layer for {QUANT_WORDS.get(ctx.packed, 'such')} base.")
@@ -141,16 +142,9 @@ class TunerPlan(MethodPlan):
 
     def layer_key(self, path: str, layer: int) -> Any:
         """What is on each module of the layer, where the config can make layers differ."""
-        config = self.config
-        names = config.get("target_modules") or self.table.get(self.ctx.arch.model_type, ())
-        plain = (
-            config.get("layers_to_transform") is None
-            and not any(config.get(p) for p in self.patterns)
-            and not config.get("exclude_modules")
-            and (names == "all-linear" or not _numbered(names))
-            and not self.varies()
-        )
-        if plain:
+        if self.plain is None:
+            self.plain = self._is_plain()
+        if self.plain:
             return None
         prefix = path.rsplit(".", 1)[0]
         for stack in self.ctx.arch.stacks.values():
@@ -162,6 +156,18 @@ class TunerPlan(MethodPlan):
                     if isinstance(m, Linear) and self.takes(f"{path}.{m.path}", m, layer)
                 )
         return None
+
+    def _is_plain(self) -> bool:
+        """Whether no key of the config can tell layers apart."""
+        config = self.config
+        names = config.get("target_modules") or self.table.get(self.ctx.arch.model_type, ())
+        return (
+            config.get("layers_to_transform") is None
+            and not any(config.get(p) for p in self.patterns)
+            and not config.get("exclude_modules")
+            and (names == "all-linear" or not _numbered(names))
+            and not self.varies()
+        )
 
     def varies(self) -> bool:
         """Whether layers differ for a reason of the method's own."""
