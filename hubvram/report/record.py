@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from hubvram.report.band import band
+
 SCHEMA_VERSION = 1
 
 Status = Literal["ok", "partial", "skipped"]
@@ -144,6 +146,7 @@ class Estimate:
 
     def to_dict(self, *, explain: bool = False) -> dict[str, Any]:
         """The JSON object of the interface; ``explain`` adds marks and tensors."""
+        low, high = band(self.total_bytes) if self.total_bytes is not None else (None, None)
         data: dict[str, Any] = {
             "method": self.method,
             "status": self.status,
@@ -153,6 +156,8 @@ class Estimate:
             "peak_allocated_bytes": self.peak_allocated_bytes,
             "peak_reserved_bytes": self.peak_reserved_bytes,
             "total_bytes": self.total_bytes,
+            "total_low_bytes": low,
+            "total_high_bytes": high,
             "peak_phase": self.peak_phase,
             "breakdown": self.breakdown.to_dict() if self.breakdown else None,
             "loaded_bytes": self.loaded_bytes,
