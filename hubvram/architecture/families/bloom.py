@@ -110,8 +110,7 @@ def decode(g: Any, net: Any, batch: Any) -> Any:
 
     x = net.run(g, "layers", layer, x)
     del embedded
-    x = g.layer_norm(x, net.norm.weight, net.norm.bias)
-    return x
+    return g.layer_norm(x, net.norm.weight, net.norm.bias)
 
 
 def forward(g: Any, net: Any, batch: Any) -> Any:

@@ -77,7 +77,7 @@ def decode(g: Any, net: Any, batch: Any) -> Any:
     arch = net.arch
     facts = arch.facts
     x = net.embed_tokens(g, batch)
-    b, s, hidden = x.shape
+    b, s, _ = x.shape
     heads, kv_heads, d = arch.num_attention_heads, arch.num_key_value_heads, arch.head_dim
     embedded = x
     if b > 1:  # (batch, tokens) -> (tokens, batch)

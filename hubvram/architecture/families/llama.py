@@ -106,12 +106,13 @@ def build_variant(
     block = _block(config, header, variant, prefix, (hidden, inner, heads, kv_heads, head_dim))
     windows = windows_of(config, variant, layers)
     turned = rotated(config, variant, windows)
-    kinds = list(dict.fromkeys(zip(windows, turned)))
-    order = tuple(kinds.index(k) for k in zip(windows, turned))
+    kinds = list(dict.fromkeys(zip(windows, turned, strict=True)))
+    order = tuple(kinds.index(k) for k in zip(windows, turned, strict=True))
     sliding = config.optional("sliding_window") if variant.window == "types" else None
     masks = [None, sliding] if sliding is not None else list(dict.fromkeys(windows))
     blocks = tuple(Block(block, {"window": w, "rotary": t}) for w, t in kinds)
-    part = config.number("partial_rotary_factor", default=config.rope_parameter("partial_rotary_factor", variant.partial))
+    named = config.rope_parameter("partial_rotary_factor", variant.partial)
+    part = config.number("partial_rotary_factor", default=named)
     norm = variant.final_norm.replace("model.", f"{prefix}.", 1)
     tied = config.flag("tie_word_embeddings", default=False)
     return Architecture(
@@ -179,7 +180,7 @@ def _block(
 
     block: dict[str, Module] = {}
     serial = variant.parallel == "config" and config.flag("use_parallel_residual", default=False)
-    for slot, path in zip(NORM_SLOTS, variant.norms):
+    for slot, path in zip(NORM_SLOTS, variant.norms, strict=True):
         if path is None or (serial and slot == "post_norm"):
             continue
         if path in variant.optional_norms and not config.flag("use_post_norm", default=True):
@@ -189,7 +190,7 @@ def _block(
     if len(variant.qkv) == 1:
         block["qkv"] = linear(variant.qkv[0], hidden, q + 2 * kv, variant.qkv_bias)
     else:
-        for name, path, n in zip(("q_proj", "k_proj", "v_proj"), variant.qkv, (q, kv, kv)):
+        for name, path, n in zip(("q_proj", "k_proj", "v_proj"), variant.qkv, (q, kv, kv), strict=True):
             block[name] = linear(path, hidden, n, variant.qkv_bias)
     block["o_proj"] = linear(variant.out, q, hidden, variant.out_bias, "attn_out")
     if variant.qk_norm and (not variant.qk_norm_if or config.flag(variant.qk_norm_if, default=False)):
@@ -241,7 +242,7 @@ def normalise(g: Any, kind: str, x: Any, norm: Any) -> Any:
     return g.layer_norm_cohere(x, norm.weight)
 
 
-def decode(g: Any, net: Any, batch: Any) -> Any:
+def decode(g: Any, net: Any, batch: Any) -> Any:  # noqa: C901 - nested functions, each of them simple, count as one
     """The model without its head: the last hidden states; masks and tables die with it."""
     arch = net.arch
     facts = arch.facts
