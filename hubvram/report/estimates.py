@@ -8,8 +8,8 @@ from typing import Any
 
 from hubvram.errors import HubvramError
 from hubvram.gpus import smallest
-from hubvram.report.page import Column, Page, Sheet
 from hubvram.report.band import HIGH, LOW
+from hubvram.report.page import Column, Page, Sheet
 from hubvram.report.record import Estimate, ParameterCounts, Report
 from hubvram.report.text import number, size
 
