@@ -1,4 +1,4 @@
-"""OPT: learned positions, LayerNorm before or after, plain MLP with ReLU, projections around 350m's small embeddings."""
+"""OPT: learned positions, LayerNorm before or after, plain MLP with ReLU, projections around 350m's small tables."""
 
 from __future__ import annotations
 
