@@ -6,7 +6,7 @@ from typing import Any
 
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
-from hubvram.architecture.families._remote import rms_norm_twice, shifted_loss
+from hubvram.architecture.families._older import rms_norm_twice, shifted_loss
 from hubvram.architecture.families.rotary import rotation
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Block, Embedding, Linear, Module, Norm, Stack

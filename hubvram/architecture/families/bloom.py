@@ -6,6 +6,7 @@ from typing import Any
 
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
+from hubvram.architecture.families._older import causal_loss
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Block, Embedding, Linear, Module, Norm, Stack
 from hubvram.timeline.dtypes import F32
@@ -116,7 +117,7 @@ def decode(g: Any, net: Any, batch: Any) -> Any:
 def forward(g: Any, net: Any, batch: Any) -> Any:
     """BloomForCausalLM.forward."""
     x = decode(g, net, batch)
-    return net.causal_loss(g, x, batch)
+    return causal_loss(g, net, x, batch)
 
 
 FAMILY = Family(

@@ -6,6 +6,7 @@ from typing import Any
 
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
+from hubvram.architecture.families._older import causal_loss
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Block, Embedding, Linear, Module, Norm, Stack
 from hubvram.timeline.dtypes import BF16, F16
@@ -185,7 +186,7 @@ def decode(g: Any, net: Any, batch: Any) -> Any:  # noqa: C901 - nested function
 def forward(g: Any, net: Any, batch: Any) -> Any:
     """FalconForCausalLM.forward."""
     x = decode(g, net, batch)
-    return net.causal_loss(g, x, batch)
+    return causal_loss(g, net, x, batch)
 
 
 FAMILY = Family(

@@ -1,4 +1,4 @@
-"""What models whose code lives in their own repositories share: an old loss, a norm that keeps its input twice."""
+"""Old ways that several families share: a loss inside the model, a norm that keeps its input twice."""
 
 from __future__ import annotations
 
@@ -20,6 +20,16 @@ def shifted_loss(g: Any, net: Any, logits: Any, *, upcast: bool) -> Any:
         net.outputs = back
     del part, back
     return loss
+
+
+def causal_loss(g: Any, net: Any, x: Any, batch: Any, *, upcast: bool = False) -> Any:
+    """The loss of models that had their own until transformers 4.50 took ``loss_function`` for all.
+
+    ``upcast``: theirs was taken in fp32.
+    """
+    if not net.plan.training or g.transformers >= (4, 50) or net.plan.settings.use_liger_kernel:
+        return net.causal_loss(g, x, batch)
+    return shifted_loss(g, net, net.lm_head(g, x), upcast=upcast)
 
 
 def rms_norm_twice(g: Any, x: Any, w: Any, *, weight_in_fp32: bool) -> Any:
