@@ -18,17 +18,36 @@ from typing import TYPE_CHECKING, Any
 from hubvram.version import __version__
 
 if TYPE_CHECKING:
+    from hubvram.advice.fit import FitReport
+    from hubvram.advice.recommend import Advice
+    from hubvram.advising import fit, recommend
     from hubvram.api import estimate, inspect, scan
     from hubvram.errors import HubvramError
     from hubvram.report.inspection import Inspection
     from hubvram.report.record import Report
 
-__all__ = ["HubvramError", "Inspection", "Report", "__version__", "estimate", "inspect", "scan"]
+__all__ = [
+    "Advice",
+    "FitReport",
+    "HubvramError",
+    "Inspection",
+    "Report",
+    "__version__",
+    "estimate",
+    "fit",
+    "inspect",
+    "recommend",
+    "scan",
+]
 
 _HOMES = {
     "estimate": "hubvram.api",
     "inspect": "hubvram.api",
     "scan": "hubvram.api",
+    "fit": "hubvram.advising",
+    "recommend": "hubvram.advising",
+    "Advice": "hubvram.advice.recommend",
+    "FitReport": "hubvram.advice.fit",
     "HubvramError": "hubvram.errors",
     "Inspection": "hubvram.report.inspection",
     "Report": "hubvram.report.record",

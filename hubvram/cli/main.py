@@ -20,6 +20,8 @@ COMMANDS = {
     "estimate": "hubvram.cli.commands.estimate",
     "inspect": "hubvram.cli.commands.inspect",
     "scan": "hubvram.cli.commands.scan",
+    "fit": "hubvram.cli.commands.fit",
+    "recommend": "hubvram.cli.commands.recommend",
     "sql": "hubvram.cli.commands.sql",
     "cache": "hubvram.cli.commands.cache",
     "methods": "hubvram.cli.commands.catalogues",

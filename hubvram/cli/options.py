@@ -236,14 +236,15 @@ setting_options: Decorator[Any] = _stack(
     _flag("--strategy", type=click.Choice(STRATEGIES), help="How N GPUs share the model. Default: ddp."),
     _flag("--offload", type=click.Choice(OFFLOADS), help="What is held in host memory. Default: none."),
 )
-gpu_option = click.option(
-    "--gpu",
-    "gpus",
-    multiple=True,
-    metavar="NAME",
-    shell_complete=_complete_gpu,
-    help="Card of `hubvram gpus`; repeatable. Default: the smallest of the guide's cards.",
-)
+
+
+def _cards(text: str, **more: Any) -> Decorator[Any]:
+    return click.option("--gpu", "gpus", multiple=True, metavar="NAME", shell_complete=_complete_gpu, help=text, **more)
+
+
+gpu_option = _cards("Card of `hubvram gpus`; repeatable. Default: the smallest of the guide's cards.")
+card_option = _cards("Card of `hubvram gpus` to fit on; repeatable.", required=True)
+stock_option = _cards("Card at hand, of `hubvram gpus`; repeatable. Default: the guide's cards.")
 
 _PLAIN = (
     "batch_size",
