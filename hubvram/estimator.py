@@ -83,9 +83,12 @@ def describe(snapshot: Snapshot) -> Description:
     built = _build(snapshot)
     architectures = snapshot.config.get("architectures")
     first = architectures[0] if isinstance(architectures, list) and architectures else None
+    # Repos without a config.json say in other places what they are.
+    pipeline = _text(_mapping(snapshot.metadata, "model_index"), "_class_name")
+    gguf = _text(_mapping(snapshot.metadata, "gguf"), "general.architecture")
     return Description(
-        model_type=_text(snapshot.config, "model_type"),
-        architecture=first if isinstance(first, str) else None,
+        model_type=_text(snapshot.config, "model_type") or gguf,
+        architecture=first if isinstance(first, str) else pipeline,
         family=built.family,
         parameters=count_parameters(snapshot),
         max_seq_len=built.arch.max_seq_len if built.arch else None,
@@ -238,6 +241,11 @@ def _one(
     if plan.method.alike:
         alike[plan.method.alike] = estimate
     return estimate
+
+
+def _mapping(metadata: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = metadata.get(key)
+    return value if isinstance(value, Mapping) else {}
 
 
 def _text(config: Mapping[str, Any], key: str) -> str | None:

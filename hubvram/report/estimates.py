@@ -109,7 +109,10 @@ def title_line(repo_id: str, commit_sha: str | None, source: str) -> str:
 
 def model_line(model_type: str | None, architecture: str | None, parameters: ParameterCounts, unit: str) -> str:
     """Type, exact parameters, dtypes and stored size."""
-    kind = f"{model_type or 'unknown model type'} ({architecture})" if architecture else model_type or "no config.json"
+    if model_type and architecture:
+        kind = f"{model_type} ({architecture})"
+    else:
+        kind = architecture or model_type or "no config.json"
     stored = f"{size(parameters.stored_bytes, unit)} {unit} stored"
     return f"{kind}: {number(parameters.total)} parameters, {dtypes_line(parameters)}, {stored}"
 

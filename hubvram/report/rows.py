@@ -102,7 +102,15 @@ def inspection_page(inspection: Inspection, *, unit: str = "GiB", tensors: bool 
             for group in inspection.groups
         ],
     )
-    sheets = [dtypes, files, *([groups] if tensors else [])]
+    listed = inspection.metadata.get("components")
+    components = Sheet(
+        (Column("Component"), Column("Class"), Column("Parameters", "right"), Column("Dtypes")),
+        [
+            (c["name"], c["class"] or "", number(c["parameters"]), ", ".join(c["by_dtype"]))
+            for c in (listed if isinstance(listed, list) else [])
+        ],
+    )
+    sheets = [dtypes, components, files, *([groups] if tensors else [])]
     base = {
         "repo_id": inspection.repo_id,
         "commit_sha": inspection.commit_sha,

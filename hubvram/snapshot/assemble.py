@@ -11,10 +11,14 @@ from hubvram.snapshot import gguf
 from hubvram.snapshot.header import LENGTH_BYTES, Header, merge_tensors
 from hubvram.snapshot.kinds import components, kind_notes
 from hubvram.snapshot.layout import Layout, ListedFile, ShardIndex, describe_files, total_size_warning
+from hubvram.snapshot.limits import is_bulky
 from hubvram.snapshot.records import Snapshot, SourceKind
 from hubvram.snapshot.text import shown
 
-MAX_CONFIG_BYTES = 20_000_000
+MAX_CONFIG_BYTES = 5_000_000
+"""A config that names 21,000 classes twice has some 1.5 MB."""
+_MAX_CONTAINERS = 100_000
+_MAX_VALUES = 500_000
 
 
 def check_config_size(size: int | None, path: str, repo_id: str) -> None:
@@ -38,9 +42,13 @@ def parse_config(raw: bytes, path: str, repo_id: str) -> dict[str, Any]:
     ``time_step_limit`` holds one).
 
     Raises:
-        BadConfigError: if it is no JSON or no object.
+        BadConfigError: if it is no JSON or no object, or holds too much to be one.
     """
     hint = "the file is broken: try another revision, or tell the repo's authors"
+    if is_bulky(raw, _MAX_CONTAINERS, _MAX_VALUES):
+        raise BadConfigError(
+            f"{repo_id}: {shown(path)} holds far more values than any config", hint=hint, repo_id=repo_id
+        )
     try:
         content = json.loads(raw.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:

@@ -15,7 +15,8 @@ from typing import Any, BinaryIO
 
 from hubvram.errors import CorruptHeaderError
 from hubvram.snapshot.dtypes import GGML_BLOCKS
-from hubvram.snapshot.header import MAX_TENSORS, Header
+from hubvram.snapshot.header import Header
+from hubvram.snapshot.limits import MAX_TENSORS
 from hubvram.snapshot.records import TensorInfo
 from hubvram.snapshot.text import shown
 
@@ -62,6 +63,8 @@ _SCALARS: Mapping[int, str] = {
 _STRING, _ARRAY = 8, 9
 _MAX_STRING = 16_000_000
 _MAX_ITEMS = 4_000_000
+_MAX_STRINGS = 2_000_000
+"""In the whole header: the largest vocabularies have 260,000 tokens and twice as many merges."""
 _MAX_PAIRS = 65_536
 _MAX_DIMENSIONS = 8
 _KEPT = 64
@@ -74,6 +77,7 @@ class _Reader:
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
+        self.strings = 0
         self.wide = True
         """Whether counts have 64 bits (version 2 and later)."""
 
@@ -93,6 +97,9 @@ class _Reader:
         return found
 
     def text(self) -> str:
+        self.strings += 1
+        if self.strings > _MAX_STRINGS:
+            raise ValueError(f"it has more than {_MAX_STRINGS:,} strings")
         return self.bytes(self.count(_MAX_STRING, "bytes for one string")).decode("utf-8", "replace")
 
     def value(self, kind: int, depth: int = 0) -> Any:

@@ -18,16 +18,15 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, NamedTuple
 
-from hubvram.errors import CorruptHeaderError, UnsupportedError
+from hubvram.errors import CorruptHeaderError
 from hubvram.snapshot.dtypes import DTYPE_BITS
+from hubvram.snapshot.limits import MAX_READ_BYTES, MAX_TENSORS, is_bulky, too_large
 from hubvram.snapshot.records import TensorInfo
 from hubvram.snapshot.text import shown
 
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000
 """The format's own limit (huggingface_hub stops at 25 MB already)."""
-MAX_TENSORS = 300_000
-"""Per file, for the sake of memory. DeepSeek-V3 has 92,000 in 163 files."""
 _MAX_INT = 2**63 - 1
 """Sizes beyond this overflow in every reader of the format."""
 _HINT = "the file breaks the safetensors format: try another revision, or tell the repo's authors"
@@ -71,10 +70,15 @@ class _DuplicateError(ValueError):
     """A key stands twice in one JSON object."""
 
 
+def _where(file: str, repo_id: str | None) -> str:
+    return f"{repo_id}: {shown(file)}" if repo_id else shown(file)
+
+
 def corrupt(file: str, what: str, repo_id: str | None = None) -> CorruptHeaderError:
     """The error for a broken file: names repo and file, and says what is wrong."""
-    where = f"{repo_id}: {shown(file)}" if repo_id else shown(file)
-    return CorruptHeaderError(f"{where} is not a valid safetensors file: {what}", hint=_HINT, repo_id=repo_id)
+    return CorruptHeaderError(
+        f"{_where(file, repo_id)} is not a valid safetensors file: {what}", hint=_HINT, repo_id=repo_id
+    )
 
 
 def header_length(prefix: bytes, file: str, *, file_size: int | None = None, repo_id: str | None = None) -> int:
@@ -83,6 +87,7 @@ def header_length(prefix: bytes, file: str, *, file_size: int | None = None, rep
     Raises:
         CorruptHeaderError: if the file is shorter than eight bytes, or the
             length is 0, over 100 MB or larger than the file.
+        UnsupportedError: if the length is allowed, but more than is read.
     """
     if len(prefix) < LENGTH_BYTES:
         raise corrupt(file, f"it holds {len(prefix)} bytes, fewer than the 8 of the header length", repo_id)
@@ -97,6 +102,12 @@ def header_length(prefix: bytes, file: str, *, file_size: int | None = None, rep
         raise corrupt(file, f"its header claims {length:,} bytes, more than the {MAX_HEADER_BYTES:,} allowed", repo_id)
     if file_size is not None and LENGTH_BYTES + length > file_size:
         raise corrupt(file, f"its header claims {length:,} bytes, the file has {file_size:,}", repo_id)
+    if length > MAX_READ_BYTES:
+        raise too_large(
+            _where(file, repo_id),
+            f"has a header of {length:,} bytes, more than the {MAX_READ_BYTES:,} that are read",
+            repo_id,
+        )
     return length
 
 
@@ -111,17 +122,12 @@ def parse_header(raw: bytes, file: str, *, file_size: int | None = None, repo_id
 
     Raises:
         CorruptHeaderError: naming the file and the first promise it breaks.
-        UnsupportedError: if it holds more than `MAX_TENSORS` tensors.
+        UnsupportedError: if it holds more than `MAX_TENSORS` tensors, or as much of anything else.
     """
     if raw[:1] != b"{":
         raise corrupt(file, "its header does not begin with '{'", repo_id)
     if raw.count(b'"data_offsets"') > MAX_TENSORS:
-        where = f"{repo_id}: {shown(file)}" if repo_id else shown(file)
-        raise UnsupportedError(
-            f"{where} holds more than {MAX_TENSORS:,} tensors",
-            hint="no known model has as many in one file; hubvram does not read it",
-            repo_id=repo_id,
-        )
+        raise too_large(_where(file, repo_id), f"holds more than {MAX_TENSORS:,} tensors", repo_id)
     content = parse_json(raw, file, repo_id=repo_id)
     return check_header(content, file, header_bytes=len(raw), file_size=file_size, repo_id=repo_id)
 
@@ -134,7 +140,11 @@ def parse_json(raw: bytes, file: str, *, repo_id: str | None = None) -> Any:
 
     Raises:
         CorruptHeaderError: if the bytes are anything else.
+        UnsupportedError: if they would take too much memory.
     """
+    # A tensor has three brackets and, where its shape has two sides, five commas.
+    if is_bulky(raw, 3 * MAX_TENSORS + 10_000, 10 * MAX_TENSORS):
+        raise too_large(_where(file, repo_id), "holds far more values than the header of any model", repo_id)
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -22,11 +22,15 @@ from typing import Any, BinaryIO
 
 from hubvram.errors import CorruptHeaderError, UnsupportedError
 from hubvram.snapshot.dtypes import size_in_bytes
-from hubvram.snapshot.header import MAX_TENSORS, Header
+from hubvram.snapshot.header import Header
+from hubvram.snapshot.limits import MAX_TENSORS
 from hubvram.snapshot.records import TensorInfo
 from hubvram.snapshot.text import shown
 
-MAX_PICKLE_BYTES = 64_000_000
+MAX_PICKLE_BYTES = 32_000_000
+"""Some 120 bytes a tensor."""
+MAX_OPCODES = 2_500_000
+"""Some 35 a tensor; for the sake of time and memory."""
 _MAX_INT = 2**63 - 1
 _MAGIC_OF_OLD_FILES = 0x1950A86A20F9469CFC6C
 _HINT = "the file is no PyTorch checkpoint as torch.save writes it: try another revision or file"
@@ -108,7 +112,9 @@ class _Machine:
 
     def run(self, stream: BinaryIO) -> Any:
         """The value of the next pickle in ``stream``; ValueError where it is none."""
-        for opcode, argument, _ in pickletools.genops(stream):
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+            if count > MAX_OPCODES:
+                raise ValueError(f"its pickle has more than {MAX_OPCODES:,} opcodes")
             name = opcode.name
             if name == "STOP":
                 return self.stack.pop()

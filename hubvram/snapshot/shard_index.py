@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hubvram.errors import CorruptHeaderError, EntryNotFoundError
+from hubvram.snapshot.limits import MAX_TENSORS, is_bulky, too_large
 from hubvram.snapshot.text import shown
 
 
@@ -39,9 +40,12 @@ def parse_index(raw: bytes, path: str, repo_id: str, listed: set[str] | None = N
         CorruptHeaderError: if it is not an index, or names a shard by an
             absolute path, a URL or a way out of the repo.
         EntryNotFoundError: if it names a shard that the repo does not hold.
+        UnsupportedError: if it is far larger than any model's.
     """
     where = f"{repo_id}: {shown(path)}"
     hint = "the index is broken: try another revision, or tell the repo's authors"
+    if is_bulky(raw, 10_000, 2 * MAX_TENSORS):
+        raise too_large(where, f"names more than {MAX_TENSORS:,} tensors", repo_id)
     try:
         content: Any = json.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:

@@ -20,8 +20,9 @@ _PICKLE_BLOCKS = (65_536, 65_536, 262_144, 4_194_304)
 """A zip checkpoint is described at its end (about 100 bytes a tensor) and at its beginning (about as many)."""
 _GGUF_BLOCKS = (1_048_576, 8_388_608, 16_777_216)
 """A vocabulary of 32,000 takes 0.7 MB, one of 128,000 with its merges 8 MB."""
-_MAX_BYTES = 100_000_000
-"""What is read of one file at most."""
+_MAX_GGUF_BYTES = 64_000_000
+_MAX_PICKLE_BYTES = 12_000_000
+"""What is read of one file at most. A directory entry has 46 bytes and more, and takes 600 in memory."""
 
 
 class RangeFile(io.RawIOBase):
@@ -34,7 +35,7 @@ class RangeFile(io.RawIOBase):
         limit: bytes in all, after which reading is refused.
     """
 
-    def __init__(self, fetch: Fetch, size: int, blocks: tuple[int, ...], limit: int = _MAX_BYTES) -> None:
+    def __init__(self, fetch: Fetch, size: int, blocks: tuple[int, ...], limit: int) -> None:
         super().__init__()
         self._fetch = fetch
         self._size = size
@@ -99,7 +100,7 @@ def pickle_header(fetch: Fetch, size: int, path: str, repo_id: str) -> Header:
     Raises:
         CorruptHeaderError: if it is none.
     """
-    return _guarded(RangeFile(fetch, size, _PICKLE_BLOCKS), read_checkpoint, path, repo_id)
+    return _guarded(RangeFile(fetch, size, _PICKLE_BLOCKS, _MAX_PICKLE_BYTES), read_checkpoint, path, repo_id)
 
 
 def gguf_header(fetch: Fetch, size: int, path: str, repo_id: str) -> tuple[Header, dict[str, Any]]:
@@ -108,7 +109,7 @@ def gguf_header(fetch: Fetch, size: int, path: str, repo_id: str) -> tuple[Heade
     Raises:
         CorruptHeaderError: if it is none.
     """
-    return _guarded(RangeFile(fetch, size, _GGUF_BLOCKS), read_gguf, path, repo_id)
+    return _guarded(RangeFile(fetch, size, _GGUF_BLOCKS, _MAX_GGUF_BYTES), read_gguf, path, repo_id)
 
 
 def _guarded(raw: RangeFile, read: Callable[[BinaryIO, str, str | None], _T], path: str, repo_id: str) -> _T:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from hubvram.snapshot.header import Header, check_header, parse_json
 from hubvram.snapshot.layout import Component, stated_size, total_size_warning
+from hubvram.snapshot.limits import Budget
 from hubvram.sources import chunks
 from hubvram.sources.records import RepoInfo
 
@@ -18,6 +19,7 @@ def check_bulk(body: bytes, info: RepoInfo, component: Component) -> tuple[dict[
 
     Raises:
         CorruptHeaderError: if it is no JSON, or a header breaks the format's promises.
+        UnsupportedError: if it is far more than any model's headers.
     """
     path = component.index or ""
     content = parse_json(body, path, repo_id=info.repo_id)
@@ -26,6 +28,7 @@ def check_bulk(body: bytes, info: RepoInfo, component: Component) -> tuple[dict[
     folder = path.rpartition("/")[0]
     sizes = {f.path: f.size for f in info.files}
     headers: dict[str, Header] = {}
+    budget = Budget(info.repo_id)
     for shard, header in sorted(content["headers"].items()):
         place = f"{folder}/{shard}" if folder and not shard.startswith(f"{folder}/") else shard
         if place not in sizes:
@@ -33,6 +36,7 @@ def check_bulk(body: bytes, info: RepoInfo, component: Component) -> tuple[dict[
         headers[place] = check_header(header, place, file_size=sizes[place], repo_id=info.repo_id)
         if not _fits(headers[place]):
             return None
+        budget.add_tensors(place, len(headers[place].tensors))
     if not headers or (component.family and set(component.family) != set(headers)):
         return None
     index = content.get("index")

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from hubvram.errors import GatedRepoError, NetworkError, SettingError
 from hubvram.snapshot.assemble import build_snapshot
 from hubvram.snapshot.layout import choose
+from hubvram.snapshot.limits import is_bulky, too_large
 from hubvram.snapshot.records import Snapshot
 from hubvram.snapshot.text import shown
 from hubvram.sources import model_api
@@ -28,6 +29,8 @@ from hubvram.sources.workers import Workers
 WORKERS = 8
 """Header requests under way at once."""
 _MAX_INFO_BYTES = 32_000_000
+_MAX_FILES = 200_000
+"""A listing has two objects a file, and at most eight values."""
 
 
 class HubSource:
@@ -110,6 +113,8 @@ class HubSource:
         body, headers = self.transport.get_bytes(
             path, params, repo_id=repo_id, revision=revision, limit=_MAX_INFO_BYTES
         )
+        if is_bulky(body, 2 * _MAX_FILES, 8 * _MAX_FILES):
+            raise too_large(repo_id, f"is listed with more than {_MAX_FILES:,} files", repo_id)
         content = self._decode(body, headers, repo_id)
         if not isinstance(content, dict):
             raise self._strange(repo_id, "the answer is not a JSON object")

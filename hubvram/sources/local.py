@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 from hubvram.errors import CorruptHeaderError, EntryNotFoundError, RepoNotFoundError, SettingError
 from hubvram.snapshot.assemble import MAX_CONFIG_BYTES, build_snapshot, check_config_size, parse_config
-from hubvram.snapshot.gguf import read_gguf
 from hubvram.snapshot.header import LENGTH_BYTES, Header, corrupt, header_length, parse_header
 from hubvram.snapshot.layout import Layout, ListedFile, choose, parse_index
-from hubvram.snapshot.pickled import read_checkpoint
+from hubvram.snapshot.limits import MAX_READ_BYTES, Budget
 from hubvram.snapshot.records import Snapshot
 from hubvram.snapshot.text import shown
+from hubvram.sources.binary import Fetch, gguf_header, pickle_header
 from hubvram.sources.records import Contents, RepoInfo
 from hubvram.sources.refs import DEFAULT_REVISION, RepoRef, Selection
 
-_MAX_INDEX_BYTES = 100_000_000
+_MAX_INDEX_BYTES = MAX_READ_BYTES
 _MAX_FILES = 100_000
 
 
@@ -89,6 +90,7 @@ def read_folder(root: Path, layout: Layout, info: RepoInfo) -> Contents:
     """
     contents = Contents()
     listed = {f.path for f in info.files}
+    budget = Budget(info.repo_id)
     if layout.config is not None:
         check_config_size(next(f.size for f in info.files if f.path == layout.config), layout.config, info.repo_id)
         raw = _read(root, layout.config, MAX_CONFIG_BYTES, info)
@@ -100,7 +102,9 @@ def read_folder(root: Path, layout: Layout, info: RepoInfo) -> Contents:
             contents.indexes[component.index] = parse_index(raw, component.index, info.repo_id, listed)
             paths = contents.indexes[component.index].shards
         for path in paths:
-            contents.headers[path] = _header(root, path, info, contents)
+            header = contents.headers[path] = _header(root, path, info, contents)
+            budget.claim(path, header.header_bytes or 0)
+            budget.add_tensors(path, len(header.tensors))
     return contents
 
 
@@ -135,13 +139,13 @@ def _read(root: Path, path: str, limit: int, info: RepoInfo) -> bytes:
 def _header(root: Path, path: str, info: RepoInfo, contents: Contents) -> Header:
     try:
         with (root / path).open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
             if path.endswith(".gguf"):
-                header, pairs = read_gguf(file, path, info.repo_id)
+                header, pairs = gguf_header(_spans(file), size, path, info.repo_id)
                 contents.pairs = contents.pairs or pairs
                 return header
             if not path.endswith(".safetensors"):
-                return read_checkpoint(file, path, info.repo_id)
-            size = os.fstat(file.fileno()).st_size
+                return pickle_header(_spans(file), size, path, info.repo_id)
             length = header_length(file.read(LENGTH_BYTES), path, file_size=size, repo_id=info.repo_id)
             raw = file.read(length)
     except OSError as error:
@@ -149,6 +153,16 @@ def _header(root: Path, path: str, info: RepoInfo, contents: Contents) -> Header
     if len(raw) < length:
         raise corrupt(path, f"its header ends after {len(raw):,} of {length:,} bytes", info.repo_id)
     return parse_header(raw, path, file_size=size, repo_id=info.repo_id)
+
+
+def _spans(file: BinaryIO) -> Fetch:
+    """Pieces of an open file: read with the same limits as over the network."""
+
+    def fetch(start: int, stop: int) -> bytes:
+        file.seek(start)
+        return file.read(stop - start)
+
+    return fetch
 
 
 def _unreadable(path: str, info: RepoInfo, error: OSError) -> EntryNotFoundError:

@@ -24,6 +24,7 @@ from hubvram.errors import CorruptHeaderError, HubvramError, NetworkError, NotFo
 from hubvram.snapshot.assemble import MAX_CONFIG_BYTES, check_config_size, parse_config
 from hubvram.snapshot.header import LENGTH_BYTES, Header, header_length, parse_header
 from hubvram.snapshot.layout import Component, Layout, ShardIndex, parse_index
+from hubvram.snapshot.limits import MAX_READ_BYTES, Budget
 from hubvram.snapshot.text import shown
 from hubvram.sources import chunks
 from hubvram.sources.binary import gguf_header, pickle_header
@@ -32,7 +33,7 @@ from hubvram.sources.records import Contents, Known, KnownFile, RepoInfo
 from hubvram.sources.transport import Transport
 from hubvram.sources.workers import Workers, gather
 
-_MAX_INDEX_BYTES = 64_000_000
+_MAX_INDEX_BYTES = MAX_READ_BYTES
 _FEW = 2
 """Missing shards that are fetched one by one rather than by two requests for all."""
 
@@ -66,6 +67,7 @@ class RepoReader:
         self._sizes = {f.path: f.size for f in info.files}
         self._hashes = {f.path: f.content_hash for f in info.files}
         self._cached: dict[str, KnownFile] = {}
+        self._budget = Budget(info.repo_id)
 
     def read(self, layout: Layout) -> Contents:
         """Everything that the layout names.
@@ -235,7 +237,9 @@ class RepoReader:
         size, repo_id = self._sizes.get(path), self.info.repo_id
 
         def needed(start: bytes) -> int:
-            return LENGTH_BYTES + header_length(start, path, file_size=size, repo_id=repo_id)
+            length = header_length(start, path, file_size=size, repo_id=repo_id)
+            self._budget.claim(path, length)
+            return LENGTH_BYTES + length
 
         ask = max(LENGTH_BYTES + 2, first + LENGTH_BYTES)
         if size is not None:
@@ -245,12 +249,14 @@ class RepoReader:
         )
         length = header_length(data, path, file_size=total if size is None else size, repo_id=repo_id)
         self._check_size(path, total)
-        return parse_header(
+        header = parse_header(
             data[LENGTH_BYTES : LENGTH_BYTES + length],
             path,
             file_size=size if size is not None else total,
             repo_id=repo_id,
         )
+        self._budget.add_tensors(path, len(header.tensors))
+        return header
 
     def _check_size(self, path: str, total: int | None) -> None:
         size = self._sizes.get(path)

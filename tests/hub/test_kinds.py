@@ -277,6 +277,7 @@ def test_a_pipeline_lists_its_components(client: Client) -> None:
         "vae": ("AutoencoderKL", 83_653_863),
     }
     assert sum(n for _, n in listed.values()) == found.parameters.total
+    assert found.architecture == "StableDiffusionXLPipeline"
 
 
 def test_a_pipeline_has_lower_bounds(client: Client) -> None:
@@ -305,6 +306,7 @@ def test_gguf_counts_and_names_its_base(client: Client) -> None:
     # 144 bytes per 256 elements, 210 per 256, 4 each.
     assert report.parameters.stored_bytes == 6_103_760_896 // 256 * 144 + 1_137_704_960 // 256 * 210 + 4 * 266_240
     assert set(statuses(report).values()) == {"skipped"}
+    assert report.model_type == "llama", "as the header says"
     assert {e.reason for e in report.estimates} == {
         "GGUF is for inference with llama.cpp, not for training; its base model is mistralai/Mistral-7B-v0.1"
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import time
 import zipfile
 from pathlib import Path
 
@@ -163,3 +164,16 @@ def test_any_opcodes(program: bytes) -> None:
     for prefix in (b"\x80\x02", b"\x80\x04}(", b"\x80\x02ccollections\nOrderedDict\n)R("):
         with pytest.raises(HubvramError):
             read_checkpoint(in_zip(prefix + program), "x.bin", "o/n")
+
+
+def test_endless_programs_end_soon() -> None:
+    """A pickle of millions of opcodes, and a directory of a hundred thousand entries: refused or read in seconds."""
+    started = time.monotonic()
+    for program in (b"}\x94" * 1_300_000, b"(" * 2_600_000, b"N" * 2_600_000):
+        content = in_zip(b"\x80\x04" + program).getvalue()
+        with pytest.raises(CorruptHeaderError, match="more than 2,500,000 opcodes"):
+            read_checkpoint(io.BytesIO(content), "x.bin", "o/n")
+    assert time.monotonic() - started < 30
+    directory = in_zip(b"N.", **{f"{i:0200}": b"" for i in range(50_000)}).getvalue()
+    with pytest.raises(CorruptHeaderError, match="would have to be read"):
+        pickle_header(lambda a, b: directory[a:b], len(directory), "x.bin", "o/n")
