@@ -88,8 +88,7 @@ def decode(g: Any, net: Any, batch: Any) -> Any:  # noqa: C901 - nested function
     heads, d = arch.num_attention_heads, arch.head_dim
     kv_heads = heads if facts["grouped"] else arch.num_key_value_heads
     alibi = g.ones((b * heads, 1, s), x.dt, "alibi") if facts["alibi"] else None
-    # allow_is_causal_skip=False: sdpa gets a mask in every case
-    mask = g.causal_mask(b, s, x.dt, True)
+    mask = g.causal_mask(b, s, x.dt, batch.padding, always=True)
     if alibi is not None and mask is not None:
         floats = g.ones((b, 1, s, s), x.dt, "causal mask")
         scaled = g.ones(alibi.shape, x.dt, "alibi scaled")

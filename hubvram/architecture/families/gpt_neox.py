@@ -85,14 +85,20 @@ def decode(g: Any, net: Any, batch: Any) -> Any:
         return m.down(g, h)
 
     def layer(m: Any, x: Any) -> Any:
-        out = attention(m, g.layer_norm(x, m.input_norm.weight, m.input_norm.bias))
+        h = g.layer_norm(x, m.input_norm.weight, m.input_norm.bias)
+        out = attention(m, h)
+        del h
         out = g.dropout(out, facts["hidden_dropout"])
         if facts["parallel"]:
-            ff = mlp(m, g.layer_norm(x, m.post_norm.weight, m.post_norm.bias))
+            h = g.layer_norm(x, m.post_norm.weight, m.post_norm.bias)
+            ff = mlp(m, h)
+            del h
             ff = g.dropout(ff, facts["hidden_dropout"])
             return g.add(g.add(ff, out), x)
         out = g.add(out, x)
-        ff = mlp(m, g.layer_norm(out, m.post_norm.weight, m.post_norm.bias))
+        h = g.layer_norm(out, m.post_norm.weight, m.post_norm.bias)
+        ff = mlp(m, h)
+        del h
         ff = g.dropout(ff, facts["hidden_dropout"])
         return g.add(ff, out)
 

@@ -110,6 +110,7 @@ class AttentionOps(ActivationOps):
         window: int | None = None,
         causal: bool = True,
         implementation: str | None = None,
+        always: bool = False,
     ) -> Mask | None:
         """What ``create_causal_mask`` returns (masking_utils.py, transformers 5.23).
 
@@ -124,7 +125,7 @@ class AttentionOps(ActivationOps):
         short = window is not None and window < keys
         rows = batch if padding else 1  # without padding the boolean mask is one for all, expanded
         if attn == "sdpa":
-            if not padding and not short and not past:
+            if not (padding or short or past or always):
                 return None
             return Mask(self.ones((rows, 1, tokens, keys), BOOL, "attention mask"))
         if not causal and not padding:
@@ -162,7 +163,14 @@ class AttentionOps(ActivationOps):
         dv = v.shape[-1]
         if attn == "eager":
             out = self.eager(
-                q, k, v, mask, dropout=dropout, fp32_softmax=fp32_softmax, softcap=softcap, bhsd=bhsd,
+                q,
+                k,
+                v,
+                mask,
+                dropout=dropout,
+                fp32_softmax=fp32_softmax,
+                softcap=softcap,
+                bhsd=bhsd,
                 cast_back=cast_back,
             )
             return self.clone(out).view(b, s, h * dv)
@@ -210,7 +218,7 @@ class AttentionOps(ActivationOps):
         cast_back: bool = True,
     ) -> Tensor:
         """``eager_attention_forward``: scores, mask, fp32 softmax, cast, dropout, product."""
-        b, h, s, d = q.shape
+        b, h, s, _ = q.shape
         sk = k.shape[2]
         same, single = k.shape[1] == h, k.shape[1] == 1
         if not same:
