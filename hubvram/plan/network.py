@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from sys import getrefcount
 from typing import TYPE_CHECKING, Any
 
@@ -240,10 +241,14 @@ class Network:
         """Batch tensors, which the training loop holds to the end of the step."""
         self.outputs: Tensor | None = None
         """Logits, where the training loop keeps the model's outputs alive."""
+        self.returned: list[Tensor] = []
+        """What a model returned and something still holds during backward (families/_older.py)."""
         self.locals: list[Any] = []
         """What the model's own forward still holds while its layers run (image features)."""
         self.leaf: list[Storage | None] = []
         """Embeddings that were made a leaf, and their gradient: alive as long as the loss."""
+        self.travelling: list[Tensor] = []
+        """What goes from layer to layer beside the hidden states (`MethodPlan.around`)."""
         self.cache: list[Any] = []
         """What the model's cache object holds until the end of its forward pass (storages)."""
         self._made: dict[str, Any] = {}
@@ -380,6 +385,8 @@ class Network:
         t = g.t
         spec = self.arch.stacks[stack]
         checkpointed = plan.checkpointing and spec.checkpointed
+        around = plan.method.around if plan.method.wraps_layers and stack == self.arch.decoder else None
+        beside = self.travelling
         cell = [x]
         del x
         end = len(spec.order)
@@ -404,16 +411,21 @@ class Network:
                 def body(layers: list[Layer] = layers, start: int = start) -> list[Tensor]:
                     for i, made in enumerate(layers):
                         fn = layer if callable(layer) else layer[spec.order[start + i]]
-                        if checkpointed:
+                        if around is not None:
+                            run = partial(t.checkpoint, fn, made) if checkpointed else partial(fn, made)
+                            cell[0] = around(g, self, made, cell[0], run, last=start + i == end - 1)
+                        elif checkpointed:
                             cell[0] = t.checkpoint(fn, made, cell[0])
                         else:
                             cell[0] = fn(made, cell[0])
-                    return cell
+                    return [*cell, *beside] if beside else cell
 
                 if m == 1:
                     body()
                 else:
                     cell[0] = t.carry(cell[0], kept=done == 0 and start == 0)
+                    if beside:
+                        beside[0] = t.carry(beside[0], kept=done == 0 and start == 0)
                     t.repeat(m, stack, body)
                 del body, layers, made
                 done += m
@@ -523,6 +535,8 @@ class Network:
         """Loss over the logits of every token; a hand-written loop keeps the model's outputs until its next step."""
         labels = g.ones((batch.size, logits[0].shape[1]), I64, "labels")
         loss = g.causal_lm_loss(logits, labels)
+        if self.plan.method.wraps_layers:  # a second loss follows while the model's output is held
+            self.cache.append(logits[0].st)
         if self.plan.keeps_outputs:
             self.outputs = logits[0].detach()
         return loss
