@@ -52,6 +52,9 @@ from hubvram.timeline.graph import (
 )
 from hubvram.timeline.tape import Tape
 
+IN_PLACE = ("to", "sum of gradients", "expand backward", "efficient attention dbias")
+"""Ops whose gradients of leaves are plain tensors: a later gradient is added in place."""
+
 
 class Tracer(Tape):
     """Records allocations and frees, builds the graph, runs backward."""
@@ -196,7 +199,7 @@ class Tracer(Tape):
                 # A weight used twice (tied head). A product's gradient is a transposed view of its
                 # buffer and the sum is made out of place; a cast's or an earlier sum takes it in place.
                 size, (op, _, shape, dt) = self.sizes[grad.sid], self.info[grad.sid]
-                if not self.info[leaf.grad.sid][0].startswith(("to", "sum of gradients", "expand backward")):
+                if not self.info[leaf.grad.sid][0].startswith(IN_PLACE):
                     leaf.grad = self.new(size, "sum of gradients of " + op, shape, dt)
         self._finish(leaf)
 
