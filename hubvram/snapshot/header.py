@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from hubvram.errors import CorruptHeaderError
 from hubvram.snapshot.dtypes import DTYPE_BITS
-from hubvram.snapshot.limits import MAX_READ_BYTES, MAX_TENSORS, is_bulky, too_large
+from hubvram.snapshot.limits import MAX_NAME, MAX_READ_BYTES, MAX_TENSORS, is_bulky, too_large
 from hubvram.snapshot.records import TensorInfo
 from hubvram.snapshot.text import shown
 
@@ -196,6 +196,7 @@ def check_header(
 
     Raises:
         CorruptHeaderError: naming the file, the tensor and the broken promise.
+        UnsupportedError: if a name is endless.
     """
     if not isinstance(content, dict):
         raise corrupt(file, "its header is not a JSON object", repo_id)
@@ -207,6 +208,8 @@ def check_header(
     for name, entry in content.items():
         if name == "__metadata__":
             continue
+        if len(name) > MAX_NAME:
+            raise too_large(_where(file, repo_id), f"has a tensor whose name is {len(name):,} characters long", repo_id)
         try:
             dtype, shape, begin, end = _check_tensor(entry)
         except ValueError as error:

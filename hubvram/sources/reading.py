@@ -249,12 +249,9 @@ class RepoReader:
         )
         length = header_length(data, path, file_size=total if size is None else size, repo_id=repo_id)
         self._check_size(path, total)
-        header = parse_header(
-            data[LENGTH_BYTES : LENGTH_BYTES + length],
-            path,
-            file_size=size if size is not None else total,
-            repo_id=repo_id,
-        )
+        raw = data[LENGTH_BYTES : LENGTH_BYTES + length]
+        del data  # up to 32 MB, twice
+        header = parse_header(raw, path, file_size=size if size is not None else total, repo_id=repo_id)
         self._budget.add_tensors(path, len(header.tensors))
         return header
 

@@ -38,13 +38,11 @@ def build(config: Config, header: Header) -> Architecture:
     first = layers[min(layers)]
     hidden = text.optional("hidden_size", "d_model", "n_embd", "dim") or _commonest(first)
     vocab = text.optional("vocab_size") or 0
-    kinds: list[tuple[tuple[str, tuple[int, ...]], ...]] = []
+    kinds: dict[tuple[tuple[str, tuple[int, ...]], ...], int] = {}
     order = []
     for index in sorted(layers):
         kind = tuple(sorted(layers[index].items()))
-        if kind not in kinds:
-            kinds.append(kind)
-        order.append(kinds.index(kind))
+        order.append(kinds.setdefault(kind, len(kinds)))
     blocks = tuple(Block(_modules(dict(kind), hidden), {}) for kind in kinds)
     inside = {f"{prefix}.{i}.{name}" for i, names in layers.items() for name in names}
     outside = {name: shape for name, shape in header.shapes.items() if name not in inside}
