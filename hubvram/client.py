@@ -234,6 +234,10 @@ class Client:
         description = describe(snapshot)
         if usual and _is_kept(snapshot):
             self._ask(lambda store: store.save_snapshot(snapshot, description, asked_repo_id=ref.repo_id))
+        elif usual and "conversion_pr" in snapshot.metadata:
+            # Under its own name, not main's: who does not ask for the conversion must not get it.
+            under_pr = replace(snapshot, requested_revision=str(snapshot.metadata["conversion_pr"]))
+            self._ask(lambda store: store.save_snapshot(under_pr, description, asked_repo_id=ref.repo_id))
         return snapshot, description
 
     def _load(self, ref: RepoRef) -> CachedSnapshot | None:

@@ -12,7 +12,7 @@ import pytest
 from fakehub import GRANTED, FakeHub
 
 from hubvram.client import Client
-from hubvram.errors import OfflineError
+from hubvram.errors import NoSafetensorsError, OfflineError
 from hubvram.report.record import Report
 from hubvram.sources.loopback import Content, FixtureRepo, Revision, load_repo
 
@@ -332,6 +332,29 @@ def test_a_pickle_is_counted_like_its_conversion(hub: FakeHub, tmp_path: Path) -
     with opened(hub, tmp_path) as client:
         again = client.estimate(PICKLE, ["full", "lora"], settings=settings)
     assert any("nothing was unpickled" in w for w in again.warnings), "unreviewed content is not what the cache gives"
+
+
+def test_a_conversion_is_kept_by_content(hub: FakeHub, tmp_path: Path) -> None:
+    with opened(hub, tmp_path, allow_conversion_pr=True) as client:
+        first = client.inspect(PICKLE)
+    hub.log.clear()
+    with opened(hub, tmp_path, allow_conversion_pr=True) as client:
+        again = client.inspect(PICKLE)
+    assert len(hub.log) == 3, "the repo, its pull requests, the one pull request"
+    assert not hub.requests("/resolve/")
+    assert again.parameters == first.parameters
+    with opened(hub, tmp_path) as client:
+        assert client.inspect(PICKLE).commit_sha == repo(hub, PICKLE).revisions["main"].sha
+
+
+def test_an_empty_repo(hub: FakeHub, client: Client) -> None:
+    found = repo(hub, SMALL)
+    main = found.revisions["main"]
+    readme = Content(b"soon", 4)
+    found.revisions["main"] = Revision(main.sha, {"README.md": readme, ".gitattributes": readme}, frozenset())
+    with pytest.raises(NoSafetensorsError, match="holds no weights at all"):
+        client.estimate(SMALL)
+    assert len(hub.log) == 1
 
 
 def test_a_pickle_on_a_server_that_ignores_ranges_is_not_downloaded(hub: FakeHub, client: Client) -> None:
