@@ -123,21 +123,21 @@ QLORA_SMALL = Rung(
 )
 _QUICK: Mapping[str, Any] = {**_BF16, "gradient_checkpointing": False}
 LORA_QUICK = Rung(
-    "LoRA, no checkpointing, short samples",
+    "LoRA, no checkpointing",
     "lora",
     "with LoRA on the base as it is and nothing recomputed, steps are as fast as one card makes them",
     _QUICK,
     max_tokens=512,
 )
 LORA_CHECKPOINTED = Rung(
-    "LoRA, short samples",
+    "LoRA, checkpointing",
     "lora",
     "LoRA on the base as it is has fast steps, though the layers must be recomputed to fit",
     _BF16,
     max_tokens=512,
 )
 QLORA_QUICK = Rung(
-    "QLoRA, no checkpointing, short samples",
+    "QLoRA, no checkpointing",
     "qlora",
     "the base fits on one card only in 4 bits, and there is room to recompute nothing",
     _QUICK,
@@ -145,7 +145,7 @@ QLORA_QUICK = Rung(
     short="QLoRA",
 )
 QLORA_CHECKPOINTED = Rung(
-    "QLoRA, short samples",
+    "QLoRA, checkpointing",
     "qlora",
     "the base fits on one card only in 4 bits, and the layers must be recomputed",
     _BF16,

@@ -48,6 +48,9 @@ class Recommendation:
     method: str | None = None
     settings: Mapping[str, Any] | None = None
     """Fields of `Settings` that differ from those asked for, cards and strategy left out."""
+    batch_size: int | None = None
+    """Samples per card and step."""
+    seq_len: int | None = None
     gpu: str | None = None
     num_gpus: int | None = None
     strategy: str | None = None
@@ -74,6 +77,8 @@ class Recommendation:
             "setup": self.setup,
             "method": self.method,
             "settings": dict(self.settings) if self.settings is not None else None,
+            "batch_size": self.batch_size,
+            "seq_len": self.seq_len,
             "gpu": self.gpu,
             "num_gpus": self.num_gpus,
             "strategy": self.strategy,
@@ -153,7 +158,7 @@ class Adviser:
         methods: Collection[str] | None = None,
     ) -> None:
         self.bench = bench
-        self.given = given
+        self.given = frozenset(given)
         self.cards = cards
         self.counts = [1, *(count for count in COUNTS if count < max_gpus), *([max_gpus] if max_gpus > 1 else [])]
         self.methods = methods
@@ -204,6 +209,7 @@ class Adviser:
     def _seats(self, rung: Rung, card: Card, count: int) -> list[_Seat]:
         """A rung on ``count`` cards: under each strategy, that which takes the least first. None that is skipped."""
         bf16 = tuple(int(part) for part in card.compute_capability.split(".")) >= _BF16_FROM
+        bf16 = bf16 or not self.given.isdisjoint(("dtype", "mixed_precision"))  # the user has decided
         if rung.pure_half and not bf16:
             return []
         if count == 1:
@@ -251,8 +257,7 @@ class Adviser:
         wanted = self._wanted(rung, way)
         peft = wanted.pop("peft", {})
         found = {name for name, value in wanted.items() if name in self.given and getattr(settings, name) != value}
-        if rung.max_tokens is not None and "seq_len" in self.given:
-            found.add("seq_len")
+        found.discard("seq_len")  # the length is the user's own affair: the set-up is the same
         if any(settings.peft.get(key) != value for key, value in peft.items()):
             found.add("peft")
         return frozenset(found)
@@ -304,6 +309,8 @@ class Adviser:
             setup=seat.title,
             method=seat.rung.method,
             settings=shown,
+            batch_size=applied.batch_size,
+            seq_len=applied.seq_len or int(self.bench.applied["seq_len"]),
             gpu=seat.card.name,
             num_gpus=seat.count,
             strategy=applied.strategy if seat.count > 1 else None,
@@ -324,7 +331,7 @@ def _why(seat: _Seat) -> str:
     else:
         where = f"no single card holds it, so {seat.count} share the model"
     why = seat.rung.why
-    if seat.overruled - {"seq_len"}:
+    if seat.overruled:
         why = "of what leads there it comes first among the set-ups that fit under the settings given"
     return _sentence(f"{why}; {where}")
 

@@ -43,6 +43,8 @@ RECOMMEND_FIELDS = (
     "setup",
     "method",
     "settings",
+    "batch_size",
+    "seq_len",
     "gpu",
     "num_gpus",
     "strategy",
@@ -208,6 +210,7 @@ def recommend_page(advice: Advice, unit: str = "GiB") -> Page:
     columns = (
         Column("Goal"),
         Column("Method"),
+        Column("Batch x tokens", "right"),
         Column("Cards"),
         Column("Strategy"),
         Column("Total", "right"),
@@ -218,6 +221,7 @@ def recommend_page(advice: Advice, unit: str = "GiB") -> Page:
         (
             item.title,
             (item.setup or "-") + "*" * bool(item.not_counted) if item.reachable else "none",
+            f"{item.batch_size} x {item.seq_len}" if item.reachable else "",
             _cards(item) if item.reachable else "",
             (item.strategy or "") if item.reachable else "",
             size(item.total_bytes, unit) if item.reachable else "-",
@@ -282,6 +286,8 @@ def _recommend_record(report: Report, item: Recommendation) -> dict[str, Any]:
         "setup": item.setup,
         "method": item.method,
         "settings": None if item.settings is None else " ".join(_words(item.settings)),
+        "batch_size": item.batch_size,
+        "seq_len": item.seq_len,
         "gpu": item.gpu,
         "num_gpus": item.num_gpus,
         "strategy": item.strategy,
