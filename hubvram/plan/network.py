@@ -426,6 +426,8 @@ class Network:
                     cell[0] = t.carry(cell[0], kept=done == 0 and start == 0)
                     if beside:
                         beside[0] = t.carry(beside[0], kept=done == 0 and start == 0)
+                        if done == 0 and start == 0 and beside[0].rg:  # its gradient may exist already
+                            beside[0] = g.passed(beside[0])
                     t.repeat(m, stack, body)
                 del body, layers, made
                 done += m

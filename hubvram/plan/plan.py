@@ -339,7 +339,10 @@ class Plan:
         before: list[Trained] = []
         layers: list[Trained] = []
         after: list[Trained] = []
+        never = self.method.idle
         for name, shape, dt, count in self.trainable():
+            if name in never:
+                continue
             if idle is not None:
                 count -= min(count, idle(self.arch.facts, self.settings, name))
                 if not count:

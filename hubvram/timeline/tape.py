@@ -68,7 +68,7 @@ class Tape:
         self._idx = 0
         self._ranges: list[tuple[int, int, Segment]] = []
         self._now: Node | None = None
-        self._carried: tuple[int, ref[Storage]] | None = None
+        self._carried: list[tuple[int, ref[Storage]]] = []
 
     # ---- memory -------------------------------------------------------
 
@@ -266,14 +266,16 @@ class Tape:
 
     def repeat(self, m: int, label: str, body: Callable[[], Sequence[Tensor]]) -> Sequence[Tensor]:
         """Run ``body`` once as one of ``m`` equal copies; returns what it hands on."""
-        carried, self._carried = self._carried, None
+        carried, self._carried = self._carried, []
         segment = Segment(m, len(self.log), len(self.sizes), label)
         first = self._idx + 1
         out = body()
         segment.end, segment.sid_end = len(self.log), len(self.sizes)
-        stand_in = carried[1]() if carried is not None else None
-        if carried is not None and stand_in is not None:
-            self._same(carried[0], stand_in, segment)
+        while carried:  # the last first: taking one back moves only what came after it
+            at, made = carried.pop()
+            stand_in = made()
+            if stand_in is not None:
+                self._same(at, stand_in, segment)
             del stand_in
         self.segments.append(segment)
         for t in out:
@@ -300,7 +302,7 @@ class Tape:
         if st is not None:
             self.single.add(st.sid)
             st.also = x.st
-            self._carried = (len(self.log) - 1, ref(st))
+            self._carried.append((len(self.log) - 1, ref(st)))
         return Tensor(st, x.shape, x.n, x.dt, x.rg, x.node)
 
     def _same(self, at: int, stand_in: Storage, segment: Segment) -> None:

@@ -38,6 +38,7 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "prompt_more": ("multitask_prompt_tuning", "cpt", "cartridge", "adaption_prompt"),
     "decomposed": ("psoft", "osf", "adamss", "deft", "hira"),
     "glora": ("glora",),
+    "shadow": ("shadow",),
     "relora": ("relora",),
     "whole": ("galore", "q_galore", "apollo", "apollo_mini", "lomo", "adalomo"),
     "partial": ("lisa", "badam", "spectrum", "llama_pro"),

@@ -74,6 +74,10 @@ class MethodPlan:
     """The architecture where the method changes it (added layers)."""
     no_checkpointing: str | None = None
     """Why the method runs without gradient checkpointing even where it is asked for."""
+    wraps_layers = False
+    """Whether `around` runs in the place of the decoder's layers."""
+    idle: frozenset[str] = frozenset()
+    """Names of trained parameters that no gradient ever reaches: they have no state."""
     alike: str | None = None
     """Plans of one architecture and settings with equal texts run alike: one timeline serves them all."""
 
@@ -119,6 +123,10 @@ class MethodPlan:
     def after_loss(self, g: Ops, net: Any, loss: Tensor) -> Tensor:
         """The loss with the method's own terms added."""
         return loss
+
+    def around(self, g: Ops, net: Any, layer: Any, x: Tensor, run: Callable[[Tensor], Tensor], *, last: bool) -> Tensor:
+        """One layer of the decoder where ``wraps_layers``; ``run`` is the layer itself, checkpointed or not."""
+        return run(x)
 
     def prefix(self, g: Ops, net: Any, copies: int) -> tuple[Tensor, Tensor] | None:
         """Trained keys and values in front of one layer's, standing for ``copies`` equal layers."""
