@@ -116,7 +116,8 @@ def test_albert_counts_shared_layers_once() -> None:
 def test_new_head_is_an_assumption() -> None:
     """A masked-language checkpoint gets a head; a classifier keeps its own labels and needs no word."""
     assert "new head" in build(BERT_BASE).assumptions[0]
-    own = build({**BERT_BASE, "architectures": ["BertForSequenceClassification"], "id2label": {str(i): str(i) for i in range(5)}})
+    five = {str(i): str(i) for i in range(5)}
+    own = build({**BERT_BASE, "architectures": ["BertForSequenceClassification"], "id2label": five})
     assert own.assumptions == ()
     assert own.total_parameters() == 109483778 + 3 * (768 + 1)
 

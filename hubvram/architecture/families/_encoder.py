@@ -119,7 +119,7 @@ def embed(g: Any, net: Any, batch: Any, dropout: float, *, from_ids: bool) -> An
 
 
 def plain_attention(g: Any, q: Any, k: Any, v: Any, mask: Any, dropout: float) -> Any:
-    """Attention in both directions; the eager softmax stays in the dtype it is given (BERT's ``eager_attention_forward``)."""
+    """Attention in both directions; eager code (BERT's) does not cast the weights back after softmax."""
     return g.attention(q, k, v, mask, causal=False, dropout=dropout, fp32_softmax=False, cast_back=False)
 
 

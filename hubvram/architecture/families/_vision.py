@@ -35,7 +35,9 @@ def patch_projection(path: str, channels: int, width: int, patch: tuple[int, int
     )
 
 
-def patches(g: Any, net: Any, projection: Any, size: int, channels: int, image: tuple[int, int], grid: tuple[int, int]) -> Any:
+def patches(
+    g: Any, net: Any, projection: Any, size: int, channels: int, image: tuple[int, int], grid: tuple[int, int]
+) -> Any:
     """Pixels, held by the training loop, through the projection: (batch, patches, width)."""
     pixels = g.floats((size, channels, *image), "pixel values")
     net.inputs.append(pixels)
@@ -52,7 +54,9 @@ def with_tokens(g: Any, tokens: list[Any], x: Any) -> Any:
     return g.cat((*parts, x), (b, s + len(parts), width))
 
 
-def self_attention(g: Any, m: Any, h: Any, heads: int, dropout: float, mask: Any = None, *, fp32_softmax: bool = True) -> Any:
+def self_attention(
+    g: Any, m: Any, h: Any, heads: int, dropout: float, mask: Any = None, *, fp32_softmax: bool = True
+) -> Any:
     """q, k, v, attention, output projection."""
     q = heads_first(m.q(g, h), heads)
     k = heads_first(m.k(g, h), heads)

@@ -35,7 +35,8 @@ def build(config: Config, header: Header) -> Architecture:
     sinusoids = model_type in SINUSOIDS
     offset = 0 if sinusoids else 2
 
-    modules: dict[str, Module] = {"embed": Embedding("model.shared" if shared else "model.encoder.embed_tokens", vocab, width)}
+    owner = "model.shared" if shared else "model.encoder.embed_tokens"
+    modules: dict[str, Module] = {"embed": Embedding(owner, vocab, width)}
     if not shared:
         modules["targets"] = Embedding("model.decoder.embed_tokens", target_vocab, width)
     for side in ("encoder", "decoder"):
@@ -53,10 +54,9 @@ def build(config: Config, header: Header) -> Architecture:
     else:
         modules["lm_head"] = Linear("lm_head", width, target_vocab, role="head")
         modules["logits_bias"] = Weight("final_logits_bias", (1, target_vocab), buffer=True)
-    owner = "embed" if shared else "targets"
     inner = config.positive("encoder_ffn_dim", default=4096)
     decoder_inner = config.positive("decoder_ffn_dim", default=4096)
-    common = {
+    common: dict[str, Any] = {
         "act": config.text("activation_function", default="gelu"),
         "dropout": config.number("dropout", default=0.1),
         "attn_dropout": config.number("attention_dropout", default=0.0),
@@ -84,7 +84,7 @@ def build(config: Config, header: Header) -> Architecture:
         num_key_value_heads=decoder_heads,
         head_dim=width // decoder_heads,
         max_seq_len=places,
-        tied={"lm_head": owner} if tied and not classifier else {},
+        tied={"lm_head": "embed" if shared else "targets"} if tied and not classifier else {},
         decoder="decoder",
         facts={
             "encoder": Style(heads=heads, **common),

@@ -56,7 +56,9 @@ def build(config: Config, header: Header) -> Architecture:
     modules: dict[str, Module] = {
         "embed": Embedding(f"{prefix}.word_embeddings", vocab, width),
         "positions": Embedding(f"{prefix}.position_embeddings", places, width),
-        "token_types": Embedding(f"{prefix}.token_type_embeddings", config.positive("type_vocab_size", default=2), width),
+        "token_types": Embedding(
+            f"{prefix}.token_type_embeddings", config.positive("type_vocab_size", default=2), width
+        ),
         "embed_norm": layer_norm(f"{prefix}.LayerNorm", width),
         "position_ids": index_buffer(f"{prefix}.position_ids", places),
         "token_type_ids": index_buffer(f"{prefix}.token_type_ids", places),

@@ -27,6 +27,11 @@ def tower(prefix: str, width: int, inner: int, layers: int) -> Stack:
     return Stack(f"{prefix}.encoder.layers", (Block(modules),), (0,) * layers)
 
 
+def settings(config: Config, act: str) -> tuple[str, float]:
+    """Activation and attention dropout of one encoder."""
+    return config.text("hidden_act", default=act), config.number("attention_dropout", default=0.0)
+
+
 def build(config: Config, header: Header) -> Architecture:
     """From config.json and its ``text_config`` and ``vision_config``."""
     model_type = config.text("model_type", default="clip")
@@ -99,11 +104,11 @@ def build(config: Config, header: Header) -> Architecture:
         max_seq_len=places,
         decoder="text",
         assumptions=(
-            f"contrastive loss over image-text pairs: images of {image[0]} x {image[1]} pixels, at most {places} tokens",
+            f"contrastive loss over image-text pairs: {image[0]} x {image[1]} pixels, at most {places} tokens",
         ),
         facts={
-            "vision": (v_heads, vision.text("hidden_act", default=act), vision.number("attention_dropout", default=0.0)),
-            "text": (t_heads, text.text("hidden_act", default=act), text.number("attention_dropout", default=0.0)),
+            "vision": (v_heads, *settings(vision, act)),
+            "text": (t_heads, *settings(text, act)),
             "siglip": siglip,
             "head": head,
             "channels": channels,

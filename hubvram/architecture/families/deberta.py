@@ -88,7 +88,8 @@ def build(config: Config, header: Header) -> Architecture:
     modules["pooler"] = biased("pooler.dense", hidden, hidden)
     modules["classifier"] = biased("classifier", hidden, labels, "head")
     order = (0,) * layers if kernel <= 0 else (0,) + (1,) * (layers - 1)
-    blocks = (Block(block, {"conv": True}), Block(block, {"conv": False})) if kernel > 0 else (Block(block, {"conv": False}),)
+    plain = Block(block, {"conv": False})
+    blocks = (Block(block, {"conv": True}), plain) if kernel > 0 else (plain,)
     return Architecture(
         family="deberta",
         model_type="deberta-v2",
@@ -142,12 +143,43 @@ def embeddings(g: Any, net: Any, batch: Any, mask: Any, dropout: float) -> Any:
     return g.dropout(x, dropout)
 
 
+def by_head(g: Any, x: Any, heads: int) -> Any:
+    """transpose_for_scores: (batch, tokens, heads * dim) copied to (batch * heads, tokens, dim)."""
+    return g.rearranged(x, (x.shape[0] * heads, x.shape[1], x.shape[2] // heads))
+
+
+def position_bias(g: Any, net: Any, m: Any, q: Any, k: Any, places: Any) -> Any:
+    """disentangled_attention_bias: contents against positions and positions against contents."""
+    facts, heads = net.arch.facts, net.arch.num_attention_heads
+    kinds, reach = facts["kinds"], 2 * facts["span"]
+    rows, s, d = q.shape
+    places = places.view(1, reach, net.arch.hidden_size)
+    whole, wide, square = (rows, reach, d), (rows, s, reach), (rows, s, s)
+    shared = facts["shared"]
+    pos_q = pos_k = score = None
+    if shared or "p2c" in kinds:
+        pos_q = g.expand(by_head(g, (m.query if shared else m.pos_query)(g, places), heads), whole, "repeat")
+    if shared or "c2p" in kinds:
+        pos_k = g.expand(by_head(g, (m.key if shared else m.pos_key)(g, places), heads), whole, "repeat")
+    if "c2p" in kinds:
+        c2p = g.matmul(q, pos_k, wide, "content to position")
+        c2p_at = g.ids(1, 1, s, s)
+        c2p = g.gather(c2p, c2p_at, square)
+        score = g.add_scalar(g.scale(c2p))
+    if "p2c" in kinds:
+        p2c_at = g.ids(1, 1, s, s)
+        p2c = g.matmul(k, pos_q, wide, "position to content")
+        p2c = g.gather(p2c, p2c_at, square)
+        score = g.add_scalar(g.scale(p2c)) if score is None else g.add_(score, g.scale(p2c))
+    return score
+
+
 def forward(g: Any, net: Any, batch: Any) -> Any:
     """DebertaV2ForSequenceClassification.forward."""
     arch = net.arch
     facts = arch.facts
     heads, d, dropout = arch.num_attention_heads, arch.head_dim, facts["dropout"]
-    kinds, reach = facts["kinds"], 2 * facts["span"]
+    kinds = facts["kinds"]
     flat = g.floats((batch.size, batch.tokens), "attention mask")
     x = embeddings(g, net, batch, flat, dropout)
     b, s, _ = x.shape
@@ -159,40 +191,12 @@ def forward(g: Any, net: Any, batch: Any) -> Any:
         if getattr(net, "rel_norm", None) is not None:
             places = g.layer_norm(places, net.rel_norm.weight, net.rel_norm.bias)
 
-    def by_head(x: Any) -> Any:
-        return g.rearranged(x, (x.shape[0] * heads, x.shape[1], d))
-
-    def position_bias(m: Any, q: Any, k: Any, places: Any) -> Any:
-        places = places.view(1, reach, arch.hidden_size)
-        whole, wide, square = (b * heads, reach, d), (b * heads, s, reach), (b * heads, s, s)
-        pos_q = pos_k = None
-        if facts["shared"]:
-            pos_q = g.expand(by_head(m.query(g, places)), whole, "repeat")
-            pos_k = g.expand(by_head(m.key(g, places)), whole, "repeat")
-        else:
-            if "c2p" in kinds:
-                pos_k = g.expand(by_head(m.pos_key(g, places)), whole, "repeat")
-            if "p2c" in kinds:
-                pos_q = g.expand(by_head(m.pos_query(g, places)), whole, "repeat")
-        score = None
-        if "c2p" in kinds:
-            c2p = g.matmul(q, pos_k, wide, "content to position")
-            c2p_at = g.ids(1, 1, s, s)
-            c2p = g.gather(c2p, c2p_at, square)
-            score = g.add_scalar(g.scale(c2p))
-        if "p2c" in kinds:
-            p2c_at = g.ids(1, 1, s, s)
-            p2c = g.matmul(k, pos_q, wide, "position to content")
-            p2c = g.gather(p2c, p2c_at, square)
-            score = g.add_scalar(g.scale(p2c)) if score is None else g.add_(score, g.scale(p2c))
-        return score
-
     def attention(m: Any, h: Any) -> Any:
-        q, k, v = by_head(m.query(g, h)), by_head(m.key(g, h)), by_head(m.value(g, h))
+        q, k, v = (by_head(g, linear(g, h), heads) for linear in (m.query, m.key, m.value))
         bias = None
         scores = g.matmul(q, g.scale(k), (b * heads, s, s), "attention scores")
         if kinds:
-            bias = position_bias(m, q, k, g.dropout(places, dropout))
+            bias = position_bias(g, net, m, q, k, g.dropout(places, dropout))
         if bias is not None:
             scores = g.add(scores, bias)
         scores = scores.view(b, heads, s, s)
@@ -237,6 +241,7 @@ def forward(g: Any, net: Any, batch: Any) -> Any:
     x = net.run(g, "layers", kept, x, last_apart=True)
     running.clear()
     g.t.release(states)
+    del relative  # made once for all layers
     pooled = g.slice(x, (b, arch.hidden_size))
     pooled = g.dropout(pooled, facts["pooler_dropout"])
     pooled = g.act(facts["pooler_act"], net.pooler(g, pooled))

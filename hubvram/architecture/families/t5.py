@@ -104,10 +104,64 @@ def _build(config: Config, *, tied: bool) -> Architecture:
             "gated": gated,
             "dropout": config.number("dropout_rate", default=0.1),
             "own_bias": own,
-            # T5 scales the decoder's output unless the config says that the head is not tied; umT5 always does, mT5 never
+            # T5 scales the decoder's output unless the config says the head is not tied; umT5 always, mT5 never
             "scaled": model_type == "umt5" or (model_type == "t5" and config.raw("tie_word_embeddings") is not False),
         },
     )
+
+
+class Layers:
+    """The three kinds of sublayers, as T5LayerSelfAttention, T5LayerCrossAttention and T5LayerFF run them."""
+
+    def __init__(self, g: Any, net: Any) -> None:
+        """Reads the facts once."""
+        self.g = g
+        self.facts = net.arch.facts
+        self.heads = net.arch.num_attention_heads
+        self.dropout = net.arch.facts["dropout"]
+
+    def attention(self, m: Any, name: str, h: Any, states: Any, bias: Any, mask: Any, causal: bool) -> Any:
+        """q, k, v without biases, scores with a position bias, output projection."""
+        g = self.g
+        q = heads_first(getattr(m, f"{name}_q")(g, h), self.heads)
+        k = heads_first(getattr(m, f"{name}_k")(g, states), self.heads)
+        v = heads_first(getattr(m, f"{name}_v")(g, states), self.heads)
+        out = g.attention_biased(q, k, v, bias, mask, causal=causal, dropout=self.dropout, strided=name == "self")
+        return getattr(m, f"{name}_o")(g, out)
+
+    def feed_forward(self, m: Any, h: Any) -> Any:
+        """Plain or gated."""
+        g, act = self.g, self.facts["act"]
+        if self.facts["gated"]:
+            gate = g.act(act, m.gate(g, h))
+            up = m.up(g, h)
+            h = g.mul(gate, up)
+        else:
+            h = m.up(g, h)
+            h = g.act(act, h)
+        h = g.dropout(h, self.dropout)
+        return m.down(g, h)
+
+    def within(self, m: Any, x: Any, bias: Any, mask: Any, causal: bool) -> Any:
+        """Self-attention."""
+        g = self.g
+        h = g.rms_norm_t5(x, m.self_norm.weight)
+        out = self.attention(m, "self", h, h, bias, mask, causal)
+        return g.add(x, g.dropout(out, self.dropout))
+
+    def across(self, m: Any, x: Any, states: Any, bias: Any, mask: Any) -> Any:
+        """Cross-attention to the encoder's states."""
+        g = self.g
+        h = g.rms_norm_t5(x, m.cross_norm.weight)
+        out = self.attention(m, "cross", h, states, bias, mask, False)
+        return g.add(x, g.dropout(out, self.dropout))
+
+    def mlp(self, m: Any, x: Any) -> Any:
+        """The feed-forward sublayer."""
+        g = self.g
+        h = g.rms_norm_t5(x, m.norm.weight)
+        h = self.feed_forward(m, h)
+        return g.add(x, g.dropout(h, self.dropout))
 
 
 def forward(g: Any, net: Any, batch: Any) -> Any:
@@ -115,43 +169,8 @@ def forward(g: Any, net: Any, batch: Any) -> Any:
     arch = net.arch
     facts = arch.facts
     heads, dropout = arch.num_attention_heads, facts["dropout"]
+    layers = Layers(g, net)
     leaf = net.plan.checkpointing and not facts["own_bias"]  # the cross attention's zeros then require a gradient
-
-    def attention(m: Any, name: str, h: Any, states: Any, bias: Any, mask: Any, causal: bool) -> Any:
-        q = heads_first(getattr(m, f"{name}_q")(g, h), heads)
-        k = heads_first(getattr(m, f"{name}_k")(g, states), heads)
-        v = heads_first(getattr(m, f"{name}_v")(g, states), heads)
-        if name == "self" and causal:
-            k, v, mask = net.with_prefix(g, m, k, v, mask)
-        out = g.attention_biased(q, k, v, bias, mask, causal=causal, dropout=dropout, strided=name == "self")
-        return getattr(m, f"{name}_o")(g, out)
-
-    def feed_forward(m: Any, h: Any) -> Any:
-        if facts["gated"]:
-            gate = g.act(facts["act"], m.gate(g, h))
-            up = m.up(g, h)
-            h = g.mul(gate, up)
-            h = g.dropout(h, dropout)
-            return m.down(g, h)
-        h = m.up(g, h)
-        h = g.act(facts["act"], h)
-        h = g.dropout(h, dropout)
-        return m.down(g, h)
-
-    def self_layer(m: Any, x: Any, bias: Any, mask: Any, causal: bool) -> Any:
-        h = g.rms_norm_t5(x, m.self_norm.weight)
-        out = attention(m, "self", h, h, bias, mask, causal)
-        return g.add(x, g.dropout(out, dropout))
-
-    def cross_layer(m: Any, x: Any, states: Any, bias: Any, mask: Any) -> Any:
-        h = g.rms_norm_t5(x, m.cross_norm.weight)
-        out = attention(m, "cross", h, states, bias, mask, False)
-        return g.add(x, g.dropout(out, dropout))
-
-    def mlp_layer(m: Any, x: Any) -> Any:
-        h = g.rms_norm_t5(x, m.norm.weight)
-        h = feed_forward(m, h)
-        return g.add(x, g.dropout(h, dropout))
 
     def stack(name: str, words: Any, norm: Any, mask: Any, states: Any, cross_mask: Any) -> Any:
         s = words.shape[1]
@@ -177,14 +196,14 @@ def forward(g: Any, net: Any, batch: Any) -> Any:
                 if m.shared is None:
                     m.shared = first["self"], first.get("cross")
                 bias, cross = m.shared
-            x = self_layer(m, x, bias, mask, causal)
+            x = layers.within(m, x, bias, mask, causal)
             if states is not None:
                 if cross is None:
                     cross = zeros(x)
                     if not facts["own_bias"]:
                         first.setdefault("cross", cross)
-                x = cross_layer(m, x, states, cross, cross_mask)
-            return mlp_layer(m, x)
+                x = layers.across(m, x, states, cross, cross_mask)
+            return layers.mlp(m, x)
 
         x = g.dropout(words, dropout)
         shared = not facts["own_bias"] or states is not None

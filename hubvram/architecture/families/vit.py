@@ -41,7 +41,10 @@ def _build(config: Config, *, legacy: bool) -> Architecture:
     layers = config.positive("num_hidden_layers", default=12)
     heads = config.positive("num_attention_heads", default=12)
     channels = config.positive("num_channels", default=3)
-    inner = int(hidden * config.number("mlp_ratio", default=4)) if dino else config.positive("intermediate_size", default=3072)
+    if dino:
+        inner = int(hidden * config.number("mlp_ratio", default=4))
+    else:
+        inner = config.positive("intermediate_size", default=3072)
     image = sides(config, "image_size", 224)
     patch = sides(config, "patch_size", 14 if dino else 16)
     grid = (image[0] // patch[0], image[1] // patch[1])

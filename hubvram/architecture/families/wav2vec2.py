@@ -48,7 +48,7 @@ def build(config: Config, header: Header) -> Architecture:
     stable = config.flag("do_stable_layer_norm", default=False)
     base = "wav2vec2"
     modules: dict[str, Module] = {}
-    for i, (dim, width) in enumerate(zip(dims, kernels)):
+    for i, (dim, width) in enumerate(zip(dims, kernels, strict=True)):
         at = f"{base}.feature_extractor.conv_layers.{i}"
         modules[f"conv{i}"] = convolution(f"{at}.conv", dims[i - 1] if i else 1, dim, width, bias=bias)
         if not grouped or i == 0:
@@ -103,7 +103,8 @@ def build(config: Config, header: Header) -> Architecture:
             "attn_dropout": config.number("attention_dropout", default=0.1),
             "feature_dropout": config.number("feat_proj_dropout", default=0.0),
             "final_dropout": config.number("final_dropout", default=0.1),
-            "masks": config.flag("apply_spec_augment", default=True) and config.number("mask_time_prob", default=0.05) > 0,
+            "masks": config.flag("apply_spec_augment", default=True)
+            and config.number("mask_time_prob", default=0.05) > 0,
             "kernels": kernels,
             "strides": strides,
             "grouped": grouped,
@@ -116,9 +117,36 @@ def build(config: Config, header: Header) -> Architecture:
 def lengths(frames: int, kernels: tuple[int, ...], strides: tuple[int, ...]) -> list[int]:
     """Samples in, then the length after each convolution, for ``frames`` at the end."""
     out = [frames]
-    for kernel, stride in zip(reversed(kernels), reversed(strides)):
+    for kernel, stride in zip(reversed(kernels), reversed(strides), strict=True):
         out.append((out[-1] - 1) * stride + kernel)
     return out[::-1]
+
+
+def extract(g: Any, net: Any, b: int, steps: list[int]) -> Any:
+    """Wav2Vec2FeatureEncoder.forward: convolutions, each checkpointed by itself; gives (batch, frames, width)."""
+    facts = net.arch.facts
+    sound = g.floats((b, 1, steps[0]), "input values")
+    net.inputs.append(sound)
+    x = g.to(sound, net.input_dtype)
+    if net.plan.training:
+        x = g.as_leaf(x)  # the feature encoder asks for the gradient of its input
+    del sound
+
+    def conv_layer(i: int, x: Any) -> Any:
+        conv = getattr(net, f"conv{i}")
+        x = g.conv(x, conv.weight, conv.bias, (steps[i + 1],), f"conv{i}")
+        norm = getattr(net, f"conv_norm{i}", None)
+        if norm is not None:
+            if facts["grouped"]:
+                x = g.group_norm(x, norm.weight, norm.bias, x.shape[1])
+            else:
+                flat = x.view(b, steps[i + 1], x.shape[1])
+                x = g.layer_norm(flat, norm.weight, norm.bias).view(*x.shape)
+        return g.act(facts["conv_act"], x)
+
+    for i in range(len(facts["kernels"])):
+        x = g.t.checkpoint(conv_layer, i, x) if net.plan.checkpointing else conv_layer(i, x)
+    return x.view(b, steps[-1], x.shape[1])
 
 
 def forward(g: Any, net: Any, batch: Any) -> Any:
@@ -128,30 +156,6 @@ def forward(g: Any, net: Any, batch: Any) -> Any:
     heads, b, dropout = arch.num_attention_heads, batch.size, facts["dropout"]
     steps = lengths(batch.tokens, facts["kernels"], facts["strides"])
     frames = steps[-1]
-
-    def extract() -> Any:
-        sound = g.floats((b, 1, steps[0]), "input values")
-        net.inputs.append(sound)
-        x = g.to(sound, net.input_dtype)
-        if net.plan.training:
-            x = g.as_leaf(x)  # the feature encoder asks for the gradient of its input
-        del sound
-
-        def conv_layer(i: int, x: Any) -> Any:
-            conv = getattr(net, f"conv{i}")
-            x = g.conv(x, conv.weight, conv.bias, (steps[i + 1],), f"conv{i}")
-            norm = getattr(net, f"conv_norm{i}", None)
-            if norm is not None:
-                if facts["grouped"]:
-                    x = g.group_norm(x, norm.weight, norm.bias, x.shape[1])
-                else:
-                    flat = x.view(b, steps[i + 1], x.shape[1])
-                    x = g.layer_norm(flat, norm.weight, norm.bias).view(*x.shape)
-            return g.act(facts["conv_act"], x)
-
-        for i in range(len(facts["kernels"])):
-            x = g.t.checkpoint(conv_layer, i, x) if net.plan.checkpointing else conv_layer(i, x)
-        return x.view(b, frames, x.shape[1])
 
     def positions(x: Any) -> Any:
         weight = g.weight_norm(net.pos_v, net.pos_g)
@@ -185,7 +189,7 @@ def forward(g: Any, net: Any, batch: Any) -> Any:
         del weights
         return x
 
-    features = extract()
+    features = extract(g, net, b, steps)
     features = g.layer_norm(features, net.feature_norm.weight, net.feature_norm.bias)
     x = g.dropout(net.project(g, features), facts["feature_dropout"])
     if facts["masks"] and g.training:

@@ -33,7 +33,7 @@ def build(config: Config, header: Header) -> Architecture:
     mels = config.positive("num_mel_bins", default=80)
     inner = config.positive("encoder_ffn_dim", default=1536)
     decoder_inner = config.positive("decoder_ffn_dim", default=1536)
-    common = {
+    common: dict[str, Any] = {
         "act": config.text("activation_function", default="gelu"),
         "dropout": config.number("dropout", default=0.0),
         "attn_dropout": config.number("attention_dropout", default=0.0),
