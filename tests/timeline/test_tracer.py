@@ -196,3 +196,13 @@ def test_view_fills_in_a_missing_side(shape: tuple[int, ...]) -> None:
     x = Tracer().tensor((8,), F32, "x")
     assert x.view(*shape).n == 8
     assert -1 not in x.view(*shape).shape
+
+
+def test_no_op_is_defined_twice() -> None:
+    """`Ops` is put together from mixins: one must not hide another's op."""
+    where: dict[str, str] = {}
+    for cls in Ops.__mro__[:-1]:
+        for name in vars(cls):
+            if not name.startswith("__"):
+                assert name not in where, f"{name} is in {where.get(name)} and {cls.__name__}"
+                where[name] = cls.__name__

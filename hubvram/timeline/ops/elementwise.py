@@ -68,7 +68,7 @@ class OpsBase:
         """
         t = self.t
         n = prod(shape)
-        if t.mode == OFF or not any([x.rg for x in inputs]):
+        if t.mode == OFF or not any([x.rg for x in inputs]):  # noqa: C419 - faster than a generator on two or three inputs
             return Tensor(t.new(n * dt.size, op, shape, dt), shape, n, dt)
         node = None if t.mode == RECOMPUTE else t.node(bw, inputs)
         if node is not None and overwrites:
@@ -148,17 +148,38 @@ class OpsBase:
         return self.apply("index", (x,), shape, dt, bw)
 
     def sub(self, a: Tensor, b: Tensor) -> Tensor:
-        """``a - b`` with b broadcast: b's gradient is the negated whole, then summed."""
-        new, n, dt, shape = self.t.new, a.n, a.dt, a.shape
-        ra, rb, nb = a.rg, b.rg, b.n
+        """``a - b``: the gradient passes to a, negated to b."""
+        dt = promote(a.dt, b.dt)
+        big = a if a.n >= b.n else b
+        new, n, shape = self.t.new, big.n, big.shape
+        ra, rb, na, nb, da, db = a.rg, b.rg, a.n, b.n, a.dt, b.dt
 
         def bw(g: Storage) -> Sequence[Storage | None]:
-            gb = new(n * dt.size, "sub backward (negated)", shape, dt) if rb else None
-            if rb and nb != n:
-                gb = new(nb * dt.size, "sub backward", (nb,), dt)
-            return g if ra else None, gb
+            ga: Storage | None = g if ra else None
+            if ra and (na != n or da is not dt):
+                ga = new(na * da.size, "sub backward", (na,), da)
+            gb = new(n * dt.size, "sub backward", shape, dt) if rb else None
+            if rb and (nb != n or db is not dt):
+                gb = new(nb * db.size, "sub backward", (nb,), db)
+            return ga, gb
 
         return self.apply("sub", (a, b), shape, dt, bw)
+
+    def add_(self, x: Tensor, y: Tensor) -> Tensor:
+        """``x += y`` (y of x's shape or broadcast): no new tensor; the gradient goes to both."""
+        ry, ny, dy, n = y.rg, y.n, y.dt, x.n
+        rx, dx, new, ys = x.rg, x.dt, self.t.new, y.shape
+
+        def bw(g: Storage) -> Sequence[Storage | None]:
+            gy: Storage | None = g if ry else None
+            if ry and (ny != n or dy is not dx):
+                gy = new(ny * dy.size, "add backward", ys, dy)
+            return (g if rx else None, gy)
+
+        if not self.t.wants_grad(x, y):
+            return x
+        node = self.t.node(bw, (x, y))
+        return Tensor(x.st, x.shape, x.n, x.dt, True, node)
 
     def mul(self, a: Tensor, b: Tensor) -> Tensor:
         """``a * b`` (either may be broadcast): keeps each for the other's gradient."""

@@ -222,18 +222,7 @@ class MoeOps(QuantizedOps):
                 new(nw, op + " grad weight", sw, dt) if rw else None,
             )
 
-        return self.apply(
-            op, (x, w), (x.shape[0], n_out), dt, bw, save=(x if rw else None, w if rx else None, offsets)
-        )
-
-    def add_(self, x: Tensor, y: Tensor) -> Tensor:
-        """``x.add_(y)`` of equal shapes: in place, the gradient goes to both."""
-        t = self.t
-        if not t.wants_grad(x, y):
-            return x
-        rx, ry = x.rg, y.rg
-        node = t.node(lambda g: (g if rx else None, g if ry else None), (x, y))
-        return Tensor(x.st, x.shape, x.n, x.dt, True, node)
+        return self.apply(op, (x, w), (x.shape[0], n_out), dt, bw, save=(x if rw else None, w if rx else None, offsets))
 
     def sum_groups(self, x: Tensor, groups: int) -> Tensor:
         """``x.view(n, groups, h).sum(1)``: backward copies the expanded gradient."""

@@ -62,9 +62,7 @@ class PackedOps(QuantizedOps):
         if kernel.quantised_input:
             low.append(self._plain(xs, F8, op + " input fp8"))
             low.append(self._plain((*xs[:-1], -(-n_in // 128)), F32, op + " input scales"))
-        out = self.apply(
-            op, (x,), (*xs[:-1], out_features), dt, bw, save=(x,) if kernel.keeps_input else ()
-        )
+        out = self.apply(op, (x,), (*xs[:-1], out_features), dt, bw, save=(x,) if kernel.keeps_input else ())
         del last, low
         return self.add(out, bias) if bias is not None else out
 
@@ -90,7 +88,6 @@ class PackedOps(QuantizedOps):
         out = self.apply(op, (x, w), (*xs[:-1], n_out), dt, bw, save=(x if rw else None,))
         del last
         return self.add(out, bias) if bias is not None else out
-
 
     def linear_float8(self, x: Tensor, w: Tensor, bias: Tensor | None, op: str) -> Tensor:
         """torchao's ``Float8Linear``: input and weight are cast to fp8 at every use, scaled by tensor.

@@ -151,5 +151,3 @@ class QuantizedOps(LossOps):
 
     def _plain(self, shape: tuple[int, ...], dt: DType, op: str) -> Tensor:
         return self.t.tensor(shape, dt, op)
-
-
