@@ -173,12 +173,7 @@ class PositionOps(QuantizedOps):
         node = self.t.node(lambda g: (new(n * dt.size, "expand backward", small, dt),), (x,))
         return Tensor(x.st, shape, whole, dt, True, node)
 
-    def add_(self, x: Tensor, y: Tensor) -> Tensor:
-        """``x += y`` (y of x's shape or broadcast): no new tensor; the gradient goes to both."""
-        ry, ny, dy, n = y.rg, y.n, y.dt, x.n
-        rx, dx, new, ys = x.rg, x.dt, self.t.new, y.shape
-
-        def bw(g: Storage) -> Sequence[Storage | None]:
+    def bw(g: Storage) -> Sequence[Storage | None]:
             gy: Storage | None = g if ry else None
             if ry and (ny != n or dy is not dx):
                 gy = new(ny * dy.size, "add backward", ys, dy)
@@ -221,7 +216,7 @@ class PositionOps(QuantizedOps):
         buckets = self.ones((queries, keys), I64, "relative position buckets")
         values = self.embedding(buckets, table, "relative attention bias")
         del buckets
-        return self.spread(values, (batch, heads, queries, keys))
+        return self.spread_copy(values, (batch, heads, queries, keys))
 
     def bias_table(self, table: Tensor, queries: int, keys: int, heads: int) -> Tensor:
         """T5's ``compute_bias``: the look-up as a permuted view (1, heads, queries, keys)."""
@@ -234,7 +229,7 @@ class PositionOps(QuantizedOps):
         made.st = self.t.new(made.n * dt.size, op, shape, dt)
         return made
 
-    def spread(self, x: Tensor, shape: tuple[int, ...], op: str = "contiguous") -> Tensor:
+    def spread_copy(self, x: Tensor, shape: tuple[int, ...], op: str = "contiguous") -> Tensor:
         """``x.permute(...).expand(shape).contiguous()``: a copy; backward sums over what was expanded."""
         new, n, dt, small = self.t.new, x.n, x.dt, x.shape
         whole = prod(shape)
