@@ -173,17 +173,6 @@ class PositionOps(QuantizedOps):
         node = self.t.node(lambda g: (new(n * dt.size, "expand backward", small, dt),), (x,))
         return Tensor(x.st, shape, whole, dt, True, node)
 
-    def bw(g: Storage) -> Sequence[Storage | None]:
-            gy: Storage | None = g if ry else None
-            if ry and (ny != n or dy is not dx):
-                gy = new(ny * dy.size, "add backward", ys, dy)
-            return (g if rx else None, gy)
-
-        if not self.t.wants_grad(x, y):
-            return x
-        node = self.t.node(bw, (x, y))
-        return Tensor(x.st, x.shape, x.n, x.dt, True, node)
-
     def rearranged(self, x: Tensor, shape: tuple[int, ...], op: str = "permute") -> Tensor:
         """``x.view(...).permute(...).contiguous()``: a copy; backward's reshape of the permuted gradient is another."""
         new, n, dt, whole = self.t.new, x.n, x.dt, x.shape
