@@ -22,8 +22,12 @@ from hubvram.timeline.phases import trace
 Row = tuple[dict[str, Any], str, int, int, dict[str, Any]]
 
 DEFAULTS: dict[str, Any] = {
-    "mixed_precision": "no", "max_grad_norm": 1.0, "optim": "adamw_torch_fused", "gradient_checkpointing": False,
-    "attn_implementation": "sdpa", "stack": SIMULATED,
+    "mixed_precision": "no",
+    "max_grad_norm": 1.0,
+    "optim": "adamw_torch_fused",
+    "gradient_checkpointing": False,
+    "attn_implementation": "sdpa",
+    "stack": SIMULATED,
 }
 
 

@@ -22,8 +22,13 @@ KEYS = ROOT / "hubvram" / "plan" / "methods" / "peft_keys.py"
 
 H, F, L, A, KV, V = 128, 192, 3, 4, 2, 300
 BASE = {
-    "hidden_size": H, "intermediate_size": F, "num_hidden_layers": L, "num_attention_heads": A,
-    "num_key_value_heads": KV, "vocab_size": V, "max_position_embeddings": 128,
+    "hidden_size": H,
+    "intermediate_size": F,
+    "num_hidden_layers": L,
+    "num_attention_heads": A,
+    "num_key_value_heads": KV,
+    "vocab_size": V,
+    "max_position_embeddings": 128,
 }
 NO_KV = {k: v for k, v in BASE.items() if k != "num_key_value_heads"}
 MODELS = {
@@ -42,42 +47,80 @@ MODELS = {
     "cohere": {**BASE, "pad_token_id": 0},
     "granite": {**BASE, "pad_token_id": 0},
     "gpt_neox": NO_KV,
-    "opt": {"hidden_size": H, "ffn_dim": F, "num_hidden_layers": L, "num_attention_heads": A, "vocab_size": V,
-            "word_embed_proj_dim": H, "max_position_embeddings": 128, "pad_token_id": 0},
+    "opt": {
+        "hidden_size": H,
+        "ffn_dim": F,
+        "num_hidden_layers": L,
+        "num_attention_heads": A,
+        "vocab_size": V,
+        "word_embed_proj_dim": H,
+        "max_position_embeddings": 128,
+        "pad_token_id": 0,
+    },
     "gpt2": {"n_embd": H, "n_layer": L, "n_head": A, "vocab_size": V, "n_positions": 128},
     "gptj": {"n_embd": H, "n_layer": L, "n_head": A, "vocab_size": V, "n_positions": 128, "rotary_dim": 16},
     "bloom": {"hidden_size": H, "n_layer": L, "n_head": A, "vocab_size": V},
-    "falcon": {"hidden_size": H, "num_hidden_layers": L, "num_attention_heads": A, "vocab_size": V,
-               "multi_query": True, "new_decoder_architecture": False, "alibi": False, "parallel_attn": True,
-               "bias": False},
+    "falcon": {
+        "hidden_size": H,
+        "num_hidden_layers": L,
+        "num_attention_heads": A,
+        "vocab_size": V,
+        "multi_query": True,
+        "new_decoder_architecture": False,
+        "alibi": False,
+        "parallel_attn": True,
+        "bias": False,
+    },
     "mpt": {"d_model": H, "n_layers": L, "n_heads": A, "vocab_size": V, "max_seq_len": 128, "expansion_ratio": 2},
     "bert": {**NO_KV, "num_labels": 3},
     "roberta": {**NO_KV, "num_labels": 3, "pad_token_id": 1},
     "t5": {"d_model": H, "d_ff": F, "num_layers": L, "num_heads": A, "d_kv": 32, "vocab_size": V},
-    "bart": {"d_model": H, "encoder_ffn_dim": F, "decoder_ffn_dim": F, "encoder_layers": L, "decoder_layers": L,
-             "encoder_attention_heads": A, "decoder_attention_heads": A, "vocab_size": V,
-             "max_position_embeddings": 128},
+    "bart": {
+        "d_model": H,
+        "encoder_ffn_dim": F,
+        "decoder_ffn_dim": F,
+        "encoder_layers": L,
+        "decoder_layers": L,
+        "encoder_attention_heads": A,
+        "decoder_attention_heads": A,
+        "vocab_size": V,
+        "max_position_embeddings": 128,
+    },
 }
 TASK = {"bert": "SEQ_CLS", "roberta": "SEQ_CLS", "t5": "SEQ_2_SEQ_LM", "bart": "SEQ_2_SEQ_LM"}
 
 NEEDED = {
-    "PROMPT_TUNING": {"num_virtual_tokens": 20}, "MULTITASK_PROMPT_TUNING": {"num_virtual_tokens": 20},
-    "P_TUNING": {"num_virtual_tokens": 20, "encoder_hidden_size": 128}, "PREFIX_TUNING": {"num_virtual_tokens": 20},
-    "CARTRIDGE": {"num_virtual_tokens": 20}, "CPT": {"cpt_token_ids": [0, 1, 2]}, "LORA": {"r": 16},
-    "ADALORA": {"total_step": 100}, "TRAINABLE_TOKENS": {"token_indices": [0, 5]},
-    "ADAPTION_PROMPT": {"adapter_len": 10, "adapter_layers": 2}, "C3A": {"block_size": 32},
-    "ADAMSS": {"r": 16}, "FROD": {"progressbar": False}, "VBLORA": {"vector_length": 32},
+    "PROMPT_TUNING": {"num_virtual_tokens": 20},
+    "MULTITASK_PROMPT_TUNING": {"num_virtual_tokens": 20},
+    "P_TUNING": {"num_virtual_tokens": 20, "encoder_hidden_size": 128},
+    "PREFIX_TUNING": {"num_virtual_tokens": 20},
+    "CARTRIDGE": {"num_virtual_tokens": 20},
+    "CPT": {"cpt_token_ids": [0, 1, 2]},
+    "LORA": {"r": 16},
+    "ADALORA": {"total_step": 100},
+    "TRAINABLE_TOKENS": {"token_indices": [0, 5]},
+    "ADAPTION_PROMPT": {"adapter_len": 10, "adapter_layers": 2},
+    "C3A": {"block_size": 32},
+    "ADAMSS": {"r": 16},
+    "FROD": {"progressbar": False},
+    "VBLORA": {"vector_length": 32},
 }
 """What PEFT insists on, or what makes the default fit so small a model."""
 
 SECOND = {
     "LORA": [
-        {"r": 8, "target_modules": "all-linear"}, {"r": 8, "use_dora": True}, {"r": 4, "bias": "all"},
-        {"r": 8, "layers_to_transform": [1], "target_modules": "FIRST"}, {"r": 8, "target_modules": "REGEX"},
-        {"r": 8, "init_lora_weights": "mica"}, {"r": 8, "lora_bias": True},
+        {"r": 8, "target_modules": "all-linear"},
+        {"r": 8, "use_dora": True},
+        {"r": 4, "bias": "all"},
+        {"r": 8, "layers_to_transform": [1], "target_modules": "FIRST"},
+        {"r": 8, "target_modules": "REGEX"},
+        {"r": 8, "init_lora_weights": "mica"},
+        {"r": 8, "lora_bias": True},
         {"r": 8, "target_modules": "all-linear", "exclude_modules": "FIRST"},
-        {"r": 8, "rank_pattern": {"PATTERN": 2}}, {"r": 8, "trainable_token_indices": [0, 3]},
-        {"r": 8, "modules_to_save": ["HEAD"]}, {"r": 8, "kasa_config": "KASA"},
+        {"r": 8, "rank_pattern": {"PATTERN": 2}},
+        {"r": 8, "trainable_token_indices": [0, 3]},
+        {"r": 8, "modules_to_save": ["HEAD"]},
+        {"r": 8, "kasa_config": "KASA"},
     ],
     "ADALORA": [{"total_step": 100, "init_r": 6, "target_modules": "all-linear"}],
     "ADAMSS": [{"r": 8, "num_subspaces": 3}],
@@ -125,7 +168,8 @@ SECOND = {
     "VBLORA": [{"r": 2, "num_vectors": 50, "vector_length": 64}],
     "VERA": [{"r": 64, "target_modules": "all-linear"}],
     "WAVEFT": [
-        {"n_frequency": 300, "target_modules": "all-linear"}, {"n_frequency": 300, "proportional_parameters": True},
+        {"n_frequency": 300, "target_modules": "all-linear"},
+        {"n_frequency": 300, "proportional_parameters": True},
     ],
 }
 
@@ -256,8 +300,18 @@ def keys() -> None:
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
     base = {f.name for f in dataclasses.fields(peft.PeftConfig)}
-    own = {"target_r", "init_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight", "total_step",
-           "rank_pattern"}
+    own = {
+        "target_r",
+        "init_r",
+        "tinit",
+        "tfinal",
+        "deltaT",
+        "beta1",
+        "beta2",
+        "orth_reg_weight",
+        "total_step",
+        "rank_pattern",
+    }
     out = [
         '"""Config keys of every PEFT type with their defaults, read from the config classes of peft 0.21.',
         "",

@@ -22,6 +22,8 @@ MAX_MODULES = 20_000
 """Modules over all layers. No family's own description comes near: experts are one module a layer there."""
 MAX_LISTED = 4_000
 """The same for what is read off the header alone, where each expert's matrix is traced by itself."""
+MAX_DISTINCT = 600
+"""Of those, modules that differ: layers that are alike cost little."""
 MAX_PARAMETERS = 10**16
 FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What Python raises where a value is not of the kind that the code counts on."""
@@ -70,6 +72,9 @@ def check(arch: Architecture, where: str = "config.json") -> None:
     most = MAX_LISTED if arch.family == "generic" else MAX_MODULES
     if traced > most:
         raise UnsupportedError(f"it has {traced:,} modules, more than the {most:,} that are traced")
+    kinds = len(arch.modules) + sum(len(block.modules) for stack in stacks for block in stack.blocks)
+    if arch.family == "generic" and kinds > MAX_DISTINCT:
+        raise UnsupportedError(f"it has {kinds:,} different modules, more than the {MAX_DISTINCT:,} that are traced")
     parts = [*arch.modules.values(), *(m for s in stacks for b in s.blocks for m in b.modules.values())]
     for module in parts:
         for _, shape in module.parameters:

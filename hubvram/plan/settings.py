@@ -159,7 +159,7 @@ def _strategy(text: str) -> str:
     return named.group() if named else text
 
 
-def _positive(name: str, value: int) -> None:
+def _positive(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise SettingError(f"{name} is {value!r}: it must be a whole number of at least 1.")
 

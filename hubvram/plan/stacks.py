@@ -67,9 +67,13 @@ class Difference:
 
 
 DIFFERENCES: tuple[Difference, ...] = (
-    Difference("transformers", "5.0", "the experts of a mixture are stacked parameters run by one grouped product, not "
-               "linear layers: bitsandbytes leaves them whole, PEFT folds LoRA into a copy of them at every call",
-               "transformers integrations/moe.py; peft tuners/lora/layer.py ParamWrapper"),
+    Difference(
+        "transformers",
+        "5.0",
+        "the experts of a mixture are stacked parameters run by one grouped product, not "
+        "linear layers: bitsandbytes leaves them whole, PEFT folds LoRA into a copy of them at every call",
+        "transformers integrations/moe.py; peft tuners/lora/layer.py ParamWrapper",
+    ),
     Difference(
         "transformers",
         "4.46",

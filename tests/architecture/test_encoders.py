@@ -17,62 +17,158 @@ from hubvram.errors import UnsupportedError
 BERT_BASE: dict[str, Any] = {"model_type": "bert", "architectures": ["BertForMaskedLM"]}
 BERT: dict[str, Any] = {"model_type": "bert", "num_hidden_layers": 3}
 ROBERTA_LARGE: dict[str, Any] = {
-    "model_type": "roberta", "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 3,
-    "num_attention_heads": 16, "vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1,
+    "model_type": "roberta",
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 16,
+    "vocab_size": 50265,
+    "max_position_embeddings": 514,
+    "type_vocab_size": 1,
 }
 ELECTRA: dict[str, Any] = {"model_type": "electra", "num_hidden_layers": 3}
 DISTILBERT: dict[str, Any] = {"model_type": "distilbert", "n_layers": 3}
 ALBERT: dict[str, Any] = {
-    "model_type": "albert", "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072,
+    "model_type": "albert",
+    "hidden_size": 768,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
     "num_hidden_layers": 3,
 }
 MPNET: dict[str, Any] = {"model_type": "mpnet", "num_hidden_layers": 3}
 DEBERTA_V3: dict[str, Any] = {
-    "model_type": "deberta-v2", "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
-    "num_attention_heads": 12, "vocab_size": 128100, "type_vocab_size": 0, "relative_attention": True,
-    "position_buckets": 256, "norm_rel_ebd": "layer_norm", "share_att_key": True, "pos_att_type": "p2c|c2p",
-    "max_relative_positions": -1, "position_biased_input": False,
+    "model_type": "deberta-v2",
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "vocab_size": 128100,
+    "type_vocab_size": 0,
+    "relative_attention": True,
+    "position_buckets": 256,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "pos_att_type": "p2c|c2p",
+    "max_relative_positions": -1,
+    "position_biased_input": False,
 }
 DEBERTA_OWN_KEYS: dict[str, Any] = {
-    **DEBERTA_V3, "num_hidden_layers": 3, "share_att_key": False, "position_biased_input": True, "type_vocab_size": 2,
+    **DEBERTA_V3,
+    "num_hidden_layers": 3,
+    "share_att_key": False,
+    "position_biased_input": True,
+    "type_vocab_size": 2,
 }
 DEBERTA_CONV: dict[str, Any] = {**DEBERTA_V3, "num_hidden_layers": 3, "conv_kernel_size": 3, "conv_act": "gelu"}
 MODERNBERT: dict[str, Any] = {"model_type": "modernbert"}
 LORA = {"r": 16, "lora_alpha": 32}
 HALF = {"dtype": "bfloat16", "optim": "adamw_torch"}
 ROWS: list[Row] = [
-    (ROBERTA_LARGE, "full", 1472640000, 90841090,
-     {"batch_size": 4, "seq_len": 128, "dtype": "float32", "mixed_precision": "bf16"}),
+    (
+        ROBERTA_LARGE,
+        "full",
+        1472640000,
+        90841090,
+        {"batch_size": 4, "seq_len": 128, "dtype": "float32", "mixed_precision": "bf16"},
+    ),
     (ROBERTA_LARGE, "lora", 264880128, 1248258, {"batch_size": 4, "seq_len": 128, **HALF, "peft": LORA}),
-    (BERT, "full", 803791872, 45692930,
-     {"batch_size": 4, "seq_len": 256, "dtype": "float32", "mixed_precision": "bf16", "attn_implementation": "eager"}),
-    (BERT, "full", 384204800, 45692930,
-     {"batch_size": 4, "seq_len": 256, "dtype": "bfloat16", "gradient_checkpointing": True}),
+    (
+        BERT,
+        "full",
+        803791872,
+        45692930,
+        {
+            "batch_size": 4,
+            "seq_len": 256,
+            "dtype": "float32",
+            "mixed_precision": "bf16",
+            "attn_implementation": "eager",
+        },
+    ),
+    (
+        BERT,
+        "full",
+        384204800,
+        45692930,
+        {"batch_size": 4, "seq_len": 256, "dtype": "bfloat16", "gradient_checkpointing": True},
+    ),
     (BERT, "lora", 195750400, 148994, {"batch_size": 4, "seq_len": 256, **HALF, "peft": LORA}),
     (ELECTRA, "full", 124785664, 6441474, {"batch_size": 4, "seq_len": 128, "dtype": "float32"}),
     (ELECTRA, "lora", 45329920, 115458, {"batch_size": 4, "seq_len": 128, **HALF, "peft": LORA}),
-    (DISTILBERT, "full", 749714944, 45691394,
-     {"batch_size": 4, "seq_len": 128, "dtype": "float32", "mixed_precision": "bf16"}),
+    (
+        DISTILBERT,
+        "full",
+        749714944,
+        45691394,
+        {"batch_size": 4, "seq_len": 128, "dtype": "float32", "mixed_precision": "bf16"},
+    ),
     (ALBERT, "full", 314435584, 11685122, {"batch_size": 4, "seq_len": 128, "dtype": "float32"}),
-    (MPNET, "full", 749783040, 45695618,
-     {"batch_size": 4, "seq_len": 128, "dtype": "float32", "attn_implementation": "eager"}),
-    (MPNET, "lora", 166675968, 739586,
-     {"batch_size": 4, "seq_len": 128, **HALF, "attn_implementation": "eager",
-      "peft": {**LORA, "target_modules": ["q", "v"]}}),
-    (DEBERTA_OWN_KEYS, "full", 2011799040, 124571138,
-     {"batch_size": 4, "seq_len": 128, "dtype": "float32", "attn_implementation": "eager"}),
-    (DEBERTA_CONV, "full", 1977129472, 122404610,
-     {"batch_size": 4, "seq_len": 128, "dtype": "float32", "mixed_precision": "bf16", "attn_implementation": "eager"}),
+    (
+        MPNET,
+        "full",
+        749783040,
+        45695618,
+        {"batch_size": 4, "seq_len": 128, "dtype": "float32", "attn_implementation": "eager"},
+    ),
+    (
+        MPNET,
+        "lora",
+        166675968,
+        739586,
+        {
+            "batch_size": 4,
+            "seq_len": 128,
+            **HALF,
+            "attn_implementation": "eager",
+            "peft": {**LORA, "target_modules": ["q", "v"]},
+        },
+    ),
+    (
+        DEBERTA_OWN_KEYS,
+        "full",
+        2011799040,
+        124571138,
+        {"batch_size": 4, "seq_len": 128, "dtype": "float32", "attn_implementation": "eager"},
+    ),
+    (
+        DEBERTA_CONV,
+        "full",
+        1977129472,
+        122404610,
+        {
+            "batch_size": 4,
+            "seq_len": 128,
+            "dtype": "float32",
+            "mixed_precision": "bf16",
+            "attn_implementation": "eager",
+        },
+    ),
 ]
 SMALL: dict[str, Any] = {"batch_size": 8, "seq_len": 128, "dtype": "float32", "optim": "adamw_torch"}
 CELLS: list[tuple[str, Row]] = [
     ("sim-1a7b4da787", (BERT_BASE, "full", 2206734848, 109483778, SMALL)),
     ("sim-eb47e755c2", (BERT_BASE, "lora", 918625280, 296450, {**SMALL, "peft": {"r": 8, "lora_alpha": 32}})),
     ("sim-8ceba5ff53", (MODERNBERT, "full", 3009181184, 149606402, SMALL)),
-    ("sim-952d493435", (MODERNBERT, "lora", 1764548608, 1703426,
-                        {**SMALL, "peft": {"r": 8, "lora_alpha": 32, "target_modules": "all-linear"}})),
-    ("sim-5ce1174ab9", (MODERNBERT, "full", 4629623296, 149606402,
-                        {"batch_size": 8, "seq_len": 512, "dtype": "float32", "mixed_precision": "fp16"})),
+    (
+        "sim-952d493435",
+        (
+            MODERNBERT,
+            "lora",
+            1764548608,
+            1703426,
+            {**SMALL, "peft": {"r": 8, "lora_alpha": 32, "target_modules": "all-linear"}},
+        ),
+    ),
+    (
+        "sim-5ce1174ab9",
+        (
+            MODERNBERT,
+            "full",
+            4629623296,
+            149606402,
+            {"batch_size": 8, "seq_len": 512, "dtype": "float32", "mixed_precision": "fp16"},
+        ),
+    ),
 ]
 
 
@@ -89,7 +185,8 @@ def test_simulated_cells(row: Row) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "peak", "trainable"), [("full", 4035106304, 184423682), ("lora", 2308610560, 296450)],
+    ("method", "peak", "trainable"),
+    [("full", 4035106304, 184423682), ("lora", 2308610560, 296450)],
     ids=["sim-c8cd54f11c", "sim-9e1ec06cb7"],
 )
 def test_deberta_v3_cells(method: str, peak: int, trainable: int) -> None:
@@ -131,8 +228,12 @@ def test_bad_size_is_an_error() -> None:
 @pytest.mark.parametrize("config", [BERT_BASE, DEBERTA_V3, MODERNBERT], ids=lambda c: str(c["model_type"]))
 @pytest.mark.parametrize(
     ("method", "given"),
-    [("full", {}), ("full", {"mixed_precision": "bf16"}), ("full", {"gradient_checkpointing": True}),
-     ("lora", {"peft": {"r": 8, "target_modules": "all-linear"}})],
+    [
+        ("full", {}),
+        ("full", {"mixed_precision": "bf16"}),
+        ("full", {"gradient_checkpointing": True}),
+        ("lora", {"peft": {"r": 8, "target_modules": "all-linear"}}),
+    ],
     ids=["full", "autocast", "checkpointing", "lora"],
 )
 def test_repeated_layers(config: dict[str, Any], method: str, given: dict[str, Any]) -> None:

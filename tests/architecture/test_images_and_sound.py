@@ -17,14 +17,24 @@ DINOV2: dict[str, Any] = {"model_type": "dinov2", "image_size": 518, "patch_size
 DINOV2_GATED: dict[str, Any] = {**DINOV2, "use_swiglu_ffn": True}
 CLIP: dict[str, Any] = {"model_type": "clip", "text_config": {"num_hidden_layers": 3}, "vision_config": {}}
 SIGLIP: dict[str, Any] = {
-    "model_type": "siglip", "text_config": {"max_position_embeddings": 77, "num_hidden_layers": 3}, "vision_config": {},
+    "model_type": "siglip",
+    "text_config": {"max_position_embeddings": 77, "num_hidden_layers": 3},
+    "vision_config": {},
 }
 WAV2VEC2: dict[str, Any] = {
-    "model_type": "wav2vec2", "num_hidden_layers": 3, "layerdrop": 0.0, "apply_spec_augment": False,
+    "model_type": "wav2vec2",
+    "num_hidden_layers": 3,
+    "layerdrop": 0.0,
+    "apply_spec_augment": False,
 }
 WAV2VEC2_STABLE: dict[str, Any] = {
-    **WAV2VEC2, "hidden_size": 1024, "num_attention_heads": 16, "intermediate_size": 4096,
-    "do_stable_layer_norm": True, "feat_extract_norm": "layer", "conv_bias": True,
+    **WAV2VEC2,
+    "hidden_size": 1024,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+    "do_stable_layer_norm": True,
+    "feat_extract_norm": "layer",
+    "conv_bias": True,
 }
 QV = {"r": 16, "lora_alpha": 32, "target_modules": ["q_proj", "v_proj"]}
 FOUR: dict[str, Any] = {"batch_size": 4, "seq_len": 128, "dtype": "float32"}
@@ -87,12 +97,17 @@ def test_clip_text_is_cut_to_its_positions() -> None:
     check(row)
 
 
-@pytest.mark.parametrize("config", [VIT_BASE, CLIP, {**WAV2VEC2, "num_hidden_layers": 10}],
-                         ids=lambda c: str(c["model_type"]))
+@pytest.mark.parametrize(
+    "config", [VIT_BASE, CLIP, {**WAV2VEC2, "num_hidden_layers": 10}], ids=lambda c: str(c["model_type"])
+)
 @pytest.mark.parametrize(
     ("method", "given"),
-    [("full", {}), ("full", {"mixed_precision": "bf16"}), ("full", {"gradient_checkpointing": True}),
-     ("lora", {"peft": {"r": 8, "target_modules": "all-linear"}})],
+    [
+        ("full", {}),
+        ("full", {"mixed_precision": "bf16"}),
+        ("full", {"gradient_checkpointing": True}),
+        ("lora", {"peft": {"r": 8, "target_modules": "all-linear"}}),
+    ],
     ids=["full", "autocast", "checkpointing", "lora"],
 )
 def test_repeated_layers(config: dict[str, Any], method: str, given: dict[str, Any]) -> None:

@@ -15,19 +15,44 @@ from hubvram.architecture.config import Config
 from hubvram.architecture.header import Header
 
 MAMBA_130M: dict[str, Any] = {
-    "model_type": "mamba", "hidden_size": 768, "num_hidden_layers": 24, "vocab_size": 50280, "state_size": 16,
-    "expand": 2, "conv_kernel": 4, "time_step_rank": 48, "residual_in_fp32": True, "torch_dtype": "float32",
+    "model_type": "mamba",
+    "hidden_size": 768,
+    "num_hidden_layers": 24,
+    "vocab_size": 50280,
+    "state_size": 16,
+    "expand": 2,
+    "conv_kernel": 4,
+    "time_step_rank": 48,
+    "residual_in_fp32": True,
+    "torch_dtype": "float32",
 }
 JAMBA: dict[str, Any] = {
-    "model_type": "jamba", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
-    "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 65536, "num_experts": 16,
-    "num_experts_per_tok": 2, "attn_layer_period": 8, "attn_layer_offset": 4, "expert_layer_period": 2,
-    "expert_layer_offset": 1, "mamba_d_state": 16, "mamba_d_conv": 4, "mamba_expand": 2, "mamba_dt_rank": 256,
+    "model_type": "jamba",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 65536,
+    "num_experts": 16,
+    "num_experts_per_tok": 2,
+    "attn_layer_period": 8,
+    "attn_layer_offset": 4,
+    "expert_layer_period": 2,
+    "expert_layer_offset": 1,
+    "mamba_d_state": 16,
+    "mamba_d_conv": 4,
+    "mamba_expand": 2,
+    "mamba_dt_rank": 256,
     "torch_dtype": "bfloat16",
 }
 PLAIN: dict[str, Any] = {
-    "dtype": "bfloat16", "mixed_precision": "no", "max_grad_norm": 1.0,
-    "gradient_checkpointing": False, "stack": SIMULATED, "attn_implementation": "eager",
+    "dtype": "bfloat16",
+    "mixed_precision": "no",
+    "max_grad_norm": 1.0,
+    "gradient_checkpointing": False,
+    "stack": SIMULATED,
+    "attn_implementation": "eager",
 }
 
 
@@ -40,6 +65,7 @@ def test_mamba_full() -> None:
 
 def test_states_grow_with_tokens() -> None:
     """Twice the tokens keep twice the states: the fp32 state and its 16-bit copy, and two full discretised tensors."""
+
     def kept(tokens: int) -> int:
         e = estimate(MAMBA_130M, "full", seq_len=tokens, optim="sgd", **PLAIN)
         assert e.peak_allocated_bytes is not None
@@ -85,8 +111,17 @@ def test_adapters_on_dt_proj_have_no_state() -> None:
 def test_mamba2_small() -> None:
     """A small Mamba-2 run through the real code: 93.7 MiB (full, fused AdamW, 2 samples of 256 tokens)."""
     config = {
-        "model_type": "mamba2", "hidden_size": 256, "num_hidden_layers": 3, "vocab_size": 1000, "state_size": 32,
-        "expand": 2, "conv_kernel": 4, "num_heads": 8, "head_dim": 64, "n_groups": 2, "chunk_size": 64,
+        "model_type": "mamba2",
+        "hidden_size": 256,
+        "num_hidden_layers": 3,
+        "vocab_size": 1000,
+        "state_size": 32,
+        "expand": 2,
+        "conv_kernel": 4,
+        "num_heads": 8,
+        "head_dim": 64,
+        "n_groups": 2,
+        "chunk_size": 64,
     }
     e = estimate(config, "full", seq_len=256, batch_size=2, optim="adamw_torch_fused", **PLAIN)
     assert e.peak_allocated_bytes == pytest.approx(93.7 * 2**20, rel=2e-3)

@@ -12,54 +12,100 @@ from hubvram.architecture.config import Config
 from hubvram.architecture.header import Header
 
 LLAVA: dict[str, Any] = {
-    "model_type": "llava", "tie_word_embeddings": False, "projector_hidden_act": "gelu",
+    "model_type": "llava",
+    "tie_word_embeddings": False,
+    "projector_hidden_act": "gelu",
     "text_config": {"model_type": "llama", "vocab_size": 32064, "max_position_embeddings": 4096},
     "vision_config": {
-        "model_type": "clip_vision_model", "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
-        "num_attention_heads": 16, "image_size": 336, "patch_size": 14,
+        "model_type": "clip_vision_model",
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "image_size": 336,
+        "patch_size": 14,
     },
-    "vision_feature_layer": -2, "vision_feature_select_strategy": "default", "torch_dtype": "float16",
+    "vision_feature_layer": -2,
+    "vision_feature_select_strategy": "default",
+    "torch_dtype": "float16",
 }
 GEMMA3_4B: dict[str, Any] = {
-    "model_type": "gemma3", "mm_tokens_per_image": 256, "torch_dtype": "bfloat16",
+    "model_type": "gemma3",
+    "mm_tokens_per_image": 256,
+    "torch_dtype": "bfloat16",
     "text_config": {
-        "model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34,
+        "model_type": "gemma3_text",
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "num_hidden_layers": 34,
         "sliding_window": 1024,
     },
     "vision_config": {
-        "model_type": "siglip_vision_model", "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27,
-        "num_attention_heads": 16, "image_size": 896, "patch_size": 14, "vision_use_head": False,
+        "model_type": "siglip_vision_model",
+        "hidden_size": 1152,
+        "intermediate_size": 4304,
+        "num_hidden_layers": 27,
+        "num_attention_heads": 16,
+        "image_size": 896,
+        "patch_size": 14,
+        "vision_use_head": False,
     },
 }
 QWEN2_VL_2B: dict[str, Any] = {
-    "model_type": "qwen2_vl", "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28,
-    "num_attention_heads": 12, "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True,
-    "sliding_window": 32768, "use_sliding_window": False, "max_window_layers": 28, "torch_dtype": "bfloat16",
+    "model_type": "qwen2_vl",
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+    "vocab_size": 151936,
+    "tie_word_embeddings": True,
+    "sliding_window": 32768,
+    "use_sliding_window": False,
+    "max_window_layers": 28,
+    "torch_dtype": "bfloat16",
     "vision_config": {"depth": 32, "embed_dim": 1280, "hidden_size": 1536, "mlp_ratio": 4, "num_heads": 16},
 }
 MISTRAL_SMALL: dict[str, Any] = {
-    "model_type": "mistral3", "spatial_merge_size": 2, "multimodal_projector_bias": False, "torch_dtype": "bfloat16",
+    "model_type": "mistral3",
+    "spatial_merge_size": 2,
+    "multimodal_projector_bias": False,
+    "torch_dtype": "bfloat16",
     "text_config": {
-        "model_type": "mistral", "hidden_size": 5120, "intermediate_size": 32768, "num_hidden_layers": 40,
-        "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 131072,
+        "model_type": "mistral",
+        "hidden_size": 5120,
+        "intermediate_size": 32768,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 131072,
         "sliding_window": None,
     },
     "vision_config": {
-        "model_type": "pixtral", "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
-        "num_attention_heads": 16, "head_dim": 64, "image_size": 1540, "patch_size": 14,
+        "model_type": "pixtral",
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "head_dim": 64,
+        "image_size": 1540,
+        "patch_size": 14,
     },
 }
 PLAIN: dict[str, Any] = {
-    "dtype": "bfloat16", "mixed_precision": "no", "max_grad_norm": 1.0,
-    "gradient_checkpointing": False, "stack": SIMULATED,
+    "dtype": "bfloat16",
+    "mixed_precision": "no",
+    "max_grad_norm": 1.0,
+    "gradient_checkpointing": False,
+    "stack": SIMULATED,
 }
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
 
 
 @pytest.mark.parametrize(
     ("config", "parameters"),
-    [(LLAVA, 7_063_427_072), (GEMMA3_4B, 4_300_079_472), (QWEN2_VL_2B, 2_208_985_600),
-     (MISTRAL_SMALL, 24_011_361_280)],
+    [(LLAVA, 7_063_427_072), (GEMMA3_4B, 4_300_079_472), (QWEN2_VL_2B, 2_208_985_600), (MISTRAL_SMALL, 24_011_361_280)],
     ids=["llava-1.5-7b-hf", "gemma-3-4b-it", "Qwen2-VL-2B-Instruct", "Mistral-Small-3.1-24B"],
 )
 def test_totals(config: dict[str, Any], parameters: int) -> None:

@@ -111,7 +111,7 @@ def test_the_core_imports_no_network_database_or_command_line() -> None:
         "bad = {'huggingface_hub', 'sqlalchemy', 'alembic', 'click', 'requests', 'httpx', 'httpx2', 'socket', 'torch'};"
         "print(sorted(bad & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 

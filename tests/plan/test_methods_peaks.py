@@ -185,10 +185,18 @@ def test_a_shadow_runs_beside_the_decoder() -> None:
     PEFT's own code on fake CUDA tensors (peft 0.21.2): 351.2 MiB with checkpointing, 428.3 MiB without.
     """
     config = {
-        "model_type": "llama", "hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 6,
-        "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 1000, "max_position_embeddings": 4096,
+        "model_type": "llama",
+        "hidden_size": 1024,
+        "intermediate_size": 2816,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "vocab_size": 1000,
+        "max_position_embeddings": 4096,
     }
-    arch = families.find("llama").build(Config(config), Header([]))
+    family = families.find("llama")
+    assert family is not None
+    arch = family.build(Config(config), Header([]))
     for checkpointing, mebibytes in ((True, 351.2), (False, 428.3)):
         settings = Settings(
             batch_size=2, seq_len=256, dtype="bfloat16", optim="adamw_torch", gradient_checkpointing=checkpointing

@@ -66,7 +66,9 @@ LLAMA_31_8B = {
         ("adalomo", 4, False, 10_592_577_536),
     ],
 )
-def test_updates_during_backward_as_the_real_hooks(method: str, layers: int, checkpointing: bool, expected: int) -> None:
+def test_updates_during_backward_as_the_real_hooks(
+    method: str, layers: int, checkpointing: bool, expected: int
+) -> None:
     """lomo-optim 0.1.1's hooks on Llama-3.1-8B cut to some layers, real code on fake CUDA tensors, 512 tokens."""
     config = {**LLAMA_31_8B, "num_hidden_layers": layers}
     given = {"dtype": "bfloat16", "gradient_checkpointing": checkpointing, "seq_len": 512}

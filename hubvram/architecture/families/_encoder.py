@@ -106,8 +106,11 @@ def embed(g: Any, net: Any, batch: Any, dropout: float, *, from_ids: bool) -> An
     positions = g.ids(b, s) if from_ids else g.stored((1, s))
     if getattr(net, "token_types", None) is not None:
         gathered = g.ids(*positions.shape)
-        types = g.embedding(gathered.view(*positions.shape) if from_ids else g.expanded(gathered, (b, s)),
-                            net.token_types.weight, "token type embeddings")
+        types = g.embedding(
+            gathered.view(*positions.shape) if from_ids else g.expanded(gathered, (b, s)),
+            net.token_types.weight,
+            "token type embeddings",
+        )
         x = g.add(words, types)
         places = g.embedding(positions, net.positions.weight, "position embeddings")
         x = g.add(x, places)

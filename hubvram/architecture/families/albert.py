@@ -37,16 +37,18 @@ def build(config: Config, header: Header) -> Architecture:
     block: dict[str, Module] = {}
     for i in range(per_group):
         at = f"albert_layers.{i}"
-        block.update({
-            f"query{i}": biased(f"{at}.attention.query", hidden, hidden),
-            f"key{i}": biased(f"{at}.attention.key", hidden, hidden),
-            f"value{i}": biased(f"{at}.attention.value", hidden, hidden),
-            f"dense{i}": biased(f"{at}.attention.dense", hidden, hidden, "attn_out"),
-            f"attn_norm{i}": layer_norm(f"{at}.attention.LayerNorm", hidden),
-            f"up{i}": biased(f"{at}.ffn", hidden, inner),
-            f"down{i}": biased(f"{at}.ffn_output", inner, hidden, "mlp_out"),
-            f"norm{i}": layer_norm(f"{at}.full_layer_layer_norm", hidden),
-        })
+        block.update(
+            {
+                f"query{i}": biased(f"{at}.attention.query", hidden, hidden),
+                f"key{i}": biased(f"{at}.attention.key", hidden, hidden),
+                f"value{i}": biased(f"{at}.attention.value", hidden, hidden),
+                f"dense{i}": biased(f"{at}.attention.dense", hidden, hidden, "attn_out"),
+                f"attn_norm{i}": layer_norm(f"{at}.attention.LayerNorm", hidden),
+                f"up{i}": biased(f"{at}.ffn", hidden, inner),
+                f"down{i}": biased(f"{at}.ffn_output", inner, hidden, "mlp_out"),
+                f"norm{i}": layer_norm(f"{at}.full_layer_layer_norm", hidden),
+            }
+        )
     prefix = "albert.embeddings"
     return Architecture(
         family="albert",

@@ -70,23 +70,27 @@ def build(config: Config, header: Header) -> Architecture:
         modules["text_head"] = biased(f"{read}.head", tw, out)
         modules["bias"] = Weight("logit_bias", (1,))
         if head:
-            modules.update({
-                "probe": Weight(f"{seen}.head.probe", (1, 1, vw)),
-                "in_weight": Weight(f"{seen}.head.attention.in_proj_weight", (3 * vw, vw)),
-                "in_bias": Weight(f"{seen}.head.attention.in_proj_bias", (3 * vw,)),
-                "head_o": biased(f"{seen}.head.attention.out_proj", vw, vw),
-                "head_norm": layer_norm(f"{seen}.head.layernorm", vw),
-                "head_up": biased(f"{seen}.head.mlp.fc1", vw, v_inner),
-                "head_down": biased(f"{seen}.head.mlp.fc2", v_inner, vw),
-            })
+            modules.update(
+                {
+                    "probe": Weight(f"{seen}.head.probe", (1, 1, vw)),
+                    "in_weight": Weight(f"{seen}.head.attention.in_proj_weight", (3 * vw, vw)),
+                    "in_bias": Weight(f"{seen}.head.attention.in_proj_bias", (3 * vw,)),
+                    "head_o": biased(f"{seen}.head.attention.out_proj", vw, vw),
+                    "head_norm": layer_norm(f"{seen}.head.layernorm", vw),
+                    "head_up": biased(f"{seen}.head.mlp.fc1", vw, v_inner),
+                    "head_down": biased(f"{seen}.head.mlp.fc2", v_inner, vw),
+                }
+            )
     else:
         shared = config.positive("projection_dim", default=512)
-        modules.update({
-            "class_token": Weight(f"{seen}.embeddings.class_embedding", (vw,)),
-            "pre_norm": layer_norm(f"{seen}.pre_layrnorm", vw),
-            "see": Linear("visual_projection", vw, shared),
-            "read": Linear("text_projection", tw, shared),
-        })
+        modules.update(
+            {
+                "class_token": Weight(f"{seen}.embeddings.class_embedding", (vw,)),
+                "pre_norm": layer_norm(f"{seen}.pre_layrnorm", vw),
+                "see": Linear("visual_projection", vw, shared),
+                "read": Linear("text_projection", tw, shared),
+            }
+        )
     return Architecture(
         family="clip",
         model_type=model_type,

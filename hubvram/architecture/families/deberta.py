@@ -82,8 +82,14 @@ def build(config: Config, header: Header) -> Architecture:
     kernel = config.whole("conv_kernel_size", default=0)
     if kernel > 0:
         groups = config.positive("conv_groups", default=1)
-        modules["conv"] = Linear("deberta.encoder.conv.conv", hidden // groups * kernel, hidden, True, kind="Conv1d",
-                                 weight_shape=(hidden, hidden // groups, kernel))
+        modules["conv"] = Linear(
+            "deberta.encoder.conv.conv",
+            hidden // groups * kernel,
+            hidden,
+            True,
+            kind="Conv1d",
+            weight_shape=(hidden, hidden // groups, kernel),
+        )
         modules["conv_norm"] = layer_norm("deberta.encoder.conv.LayerNorm", hidden)
     modules["pooler"] = biased("pooler.dense", hidden, hidden)
     modules["classifier"] = biased("classifier", hidden, labels, "head")

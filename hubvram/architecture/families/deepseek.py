@@ -29,13 +29,27 @@ from hubvram.timeline.dtypes import F32
 
 DEFAULTS: Mapping[str, Mapping[str, int]] = {
     "deepseek_v2": {
-        "n_routed_experts": 64, "n_shared_experts": 2, "moe_intermediate_size": 1407, "first_k_dense_replace": 0,
-        "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128,
+        "n_routed_experts": 64,
+        "n_shared_experts": 2,
+        "moe_intermediate_size": 1407,
+        "first_k_dense_replace": 0,
+        "kv_lora_rank": 512,
+        "qk_nope_head_dim": 128,
+        "qk_rope_head_dim": 64,
+        "v_head_dim": 128,
     },
     "deepseek_v3": {
-        "n_routed_experts": 256, "n_shared_experts": 1, "moe_intermediate_size": 2048, "first_k_dense_replace": 3,
-        "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128,
-        "num_experts_per_tok": 8, "n_group": 8, "topk_group": 4,
+        "n_routed_experts": 256,
+        "n_shared_experts": 1,
+        "moe_intermediate_size": 2048,
+        "first_k_dense_replace": 3,
+        "kv_lora_rank": 512,
+        "qk_nope_head_dim": 128,
+        "qk_rope_head_dim": 64,
+        "v_head_dim": 128,
+        "num_experts_per_tok": 8,
+        "n_group": 8,
+        "topk_group": 4,
     },
 }
 """Defaults of transformers' config classes (5.23)."""
@@ -175,7 +189,11 @@ def attention(g: Any, net: Any, m: Any, h: Any, mask: Any, tables: Any) -> Any:
     """``DeepseekV3Attention.forward``."""
     arch, facts = net.arch, net.arch.facts
     heads, nope, rope, value, rank = (
-        arch.num_attention_heads, facts["nope"], facts["rotary_dim"], facts["value"], facts["rank"],
+        arch.num_attention_heads,
+        facts["nope"],
+        facts["rotary_dim"],
+        facts["value"],
+        facts["rank"],
     )
     b, s, _ = h.shape
     if hasattr(m, "q_a_proj"):

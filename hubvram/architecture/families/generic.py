@@ -120,9 +120,7 @@ def _is_buffer(name: str, shape: tuple[int, ...]) -> bool:
     return name.endswith(("inv_freq", "masked_bias", "position_ids", "rotary_emb.cos_cached", "rotary_emb.sin_cached"))
 
 
-def _outside(
-    names: dict[str, tuple[int, ...]], vocab: int, hidden: int
-) -> tuple[dict[str, Module], dict[str, str]]:
+def _outside(names: dict[str, tuple[int, ...]], vocab: int, hidden: int) -> tuple[dict[str, Module], dict[str, str]]:
     tables = [n for n, s in names.items() if len(s) == 2 and s[1] == hidden and (s[0] == vocab or not vocab)]
     if not tables:
         tables = sorted((n for n, s in names.items() if len(s) == 2), key=lambda n: -max(names[n]))[:1]
@@ -165,7 +163,10 @@ def forward(g: Any, net: Any, batch: Any) -> Any:
                 source = h
             else:
                 source = wide.pop(spec.in_features, None)
-                source = g.silu(source) if source is not None else g.ones((b, s, spec.in_features), x.dt, "unknown input")
+                if source is None:
+                    source = g.ones((b, s, spec.in_features), x.dt, "unknown input")
+                else:
+                    source = g.silu(source)
             out = linear(g, source)
             if spec.out_features == hidden and spec.in_features != hidden:
                 x = g.add(x, out)
@@ -188,9 +189,7 @@ def forward(g: Any, net: Any, batch: Any) -> Any:
 def _roles(block: Block) -> tuple[list[str], list[str], list[str]]:
     norms = [name for name, m in block.modules.items() if isinstance(m, Norm)]
     linears = [name for name, m in block.modules.items() if isinstance(m, Linear)]
-    return norms, linears, [
-        name for name, m in block.modules.items() if isinstance(m, Weight) and not m.buffer
-    ]
+    return norms, linears, [name for name, m in block.modules.items() if isinstance(m, Weight) and not m.buffer]
 
 
 FAMILY = Family(

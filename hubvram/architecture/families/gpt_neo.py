@@ -81,8 +81,9 @@ def decode(g: Any, net: Any, batch: Any) -> Any:
         dt = v.dt
         shape = (b, heads, s, k.shape[2])
         if b > 1:  # permuted views: matmul copies what it cannot view as three-dimensional
-            w = g.matmul(g.clone(g.lower(q), "matmul reshape"), g.clone(g.lower(k), "matmul reshape"), shape,
-                         "attention scores")
+            w = g.matmul(
+                g.clone(g.lower(q), "matmul reshape"), g.clone(g.lower(k), "matmul reshape"), shape, "attention scores"
+            )
         else:
             w = g.matmul(q, k, shape, "attention scores")
         w = g.where(m.bias, w, shape)

@@ -166,8 +166,15 @@ def sparse_block(g: Any, m: Any, h: Any, facts: Any) -> Any:
     weights = g.softmax(top, None)
     del top, opened
     out = g.experts_grouped(
-        flat, index, weights, m.experts_up, m.experts_down, lambda x: gate(g, x),
-        num_experts=facts["experts"], up_bias=m.up_bias, down_bias=m.down_bias,
+        flat,
+        index,
+        weights,
+        m.experts_up,
+        m.experts_down,
+        lambda x: gate(g, x),
+        num_experts=facts["experts"],
+        up_bias=m.up_bias,
+        down_bias=m.down_bias,
     )
     del logits
     return out.view(*shape)

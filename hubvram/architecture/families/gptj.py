@@ -95,8 +95,12 @@ def decode(g: Any, net: Any, batch: Any) -> Any:  # noqa: C901 - nested function
         dt = v.dt
         tokens = k.shape[2]
         if b > 1:  # permuted views: matmul copies what it cannot view as three-dimensional
-            w = g.matmul(g.clone(g.lower(q), "matmul reshape"), g.clone(g.lower(k), "matmul reshape"),
-                         (b, heads, s, tokens), "attention scores")
+            w = g.matmul(
+                g.clone(g.lower(q), "matmul reshape"),
+                g.clone(g.lower(k), "matmul reshape"),
+                (b, heads, s, tokens),
+                "attention scores",
+            )
         else:
             w = g.matmul(q, k, (b, heads, s, tokens), "attention scores")
         if not fused:

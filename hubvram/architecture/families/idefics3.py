@@ -14,8 +14,14 @@ from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Linear
 
 VISION = {
-    "hidden_size": 1152, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 16,
-    "num_channels": 3, "image_size": 224, "patch_size": 32, "hidden_act": "gelu_pytorch_tanh",
+    "hidden_size": 1152,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 16,
+    "num_channels": 3,
+    "image_size": 224,
+    "patch_size": 32,
+    "hidden_act": "gelu_pytorch_tanh",
     "vision_use_head": False,
 }
 """Idefics3VisionConfig (transformers 5.23)."""
@@ -33,7 +39,13 @@ def build(config: Config, header: Header) -> Architecture:
     )
     facts |= {"scale": scale * scale, "tokens": facts["grid"] ** 2 // scale**2, "width": text.hidden_size}
     return joined(
-        config, text, "idefics3", modules, {"vision": stack}, {"vision": facts, "idle": idle}, images,
+        config,
+        text,
+        "idefics3",
+        modules,
+        {"vision": stack},
+        {"vision": facts, "idle": idle},
+        images,
         prefix="model.text_model",
     )
 

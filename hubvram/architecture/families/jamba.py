@@ -182,9 +182,7 @@ def mixer(g: Any, m: Any, h: Any, facts: Any, padding: bool) -> Any:
     rows = x if b == 1 else g.clone(x, "reshape")
     step, bb, cc = g.split(m.x_proj(g, rows), [(b, s, rank), (b, s, states), (b, s, states)])
     del rows
-    step, bb, cc = (
-        g.rms_norm(part, norm.weight) for part, norm in ((step, m.dt_norm), (bb, m.b_norm), (cc, m.c_norm))
-    )
+    step, bb, cc = (g.rms_norm(part, norm.weight) for part, norm in ((step, m.dt_norm), (bb, m.b_norm), (cc, m.c_norm)))
     step = g.linear(step, m.dt_proj.weight, None, "mamba.dt_proj")
     bias = g.float(m.dt_proj.bias)
     out = selective_scan(g, x, step, decay, bb, cc, g.float(m.d), z, bias)

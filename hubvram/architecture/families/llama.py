@@ -28,8 +28,9 @@ def layer_kinds(config: Config, layers: int, window: int | None) -> tuple[list[i
         windows = [window if t == "sliding_attention" else None for t in types]
     elif window is not None and config.raw("use_sliding_window") is not None:
         first = config.whole("max_window_layers", default=layers)
-        windows = [window if config.flag("use_sliding_window", default=False) and i >= first else None
-                   for i in range(layers)]
+        windows = [
+            window if config.flag("use_sliding_window", default=False) and i >= first else None for i in range(layers)
+        ]
     else:
         windows = [window] * layers
     kinds = list(dict.fromkeys(windows))
@@ -289,9 +290,7 @@ def decode(g: Any, net: Any, batch: Any) -> Any:  # noqa: C901 - nested function
         """q_norm or k_norm of one layer."""
         if qk_norm == "each_head":
             parts = g.split(x, [(b, 1, s, d)] * n)
-            return g.cat(
-                [normalise(g, "layer", p, getattr(m, f"{name}_{i}")) for i, p in enumerate(parts)], x.shape
-            )
+            return g.cat([normalise(g, "layer", p, getattr(m, f"{name}_{i}")) for i, p in enumerate(parts)], x.shape)
         if qk_norm == "cohere":
             return g.layer_norm_cohere(x.view(b, s, n * d), getattr(m, name).weight, d).view(b, n, s, d)
         return normalise(g, "layer" if qk_norm == "layer" else kind, x, getattr(m, name))
@@ -308,7 +307,13 @@ def decode(g: Any, net: Any, batch: Any) -> Any:  # noqa: C901 - nested function
             k = head_norm(m, k, "k_norm", kv_heads)
         k, v, mask = net.with_prefix(g, m, k, v, mask)
         h = g.attention(
-            q, k, v, mask, dropout=facts["attention_dropout"], softcap=facts["attn_softcap"], bhsd=bhsd,
+            q,
+            k,
+            v,
+            mask,
+            dropout=facts["attention_dropout"],
+            softcap=facts["attn_softcap"],
+            bhsd=bhsd,
             implementation=how,
         )
         return g.dropout(m.o_proj(g, h), facts["branch_dropout"])
@@ -387,6 +392,12 @@ FAMILY = Family(
     model_types=tuple(VARIANTS),
     build=build,
     source="transformers 5.23 models/*/modeling_*.py of each model type",
-    examples=("meta-llama/Llama-3.1-8B", "mistralai/Mistral-7B-v0.1", "Qwen/Qwen2.5-7B", "google/gemma-2-2b",
-              "microsoft/Phi-3-mini-4k-instruct", "allenai/OLMo-2-1124-7B"),
+    examples=(
+        "meta-llama/Llama-3.1-8B",
+        "mistralai/Mistral-7B-v0.1",
+        "Qwen/Qwen2.5-7B",
+        "google/gemma-2-2b",
+        "microsoft/Phi-3-mini-4k-instruct",
+        "allenai/OLMo-2-1124-7B",
+    ),
 )

@@ -21,15 +21,32 @@ from hubvram.timeline.dtypes import F32
 
 TEXT_ONLY = "Batches are text only: the vision encoder is in memory, unused."
 TEXT: Mapping[str, Any] = {
-    "vocab_size": 202048, "hidden_size": 5120, "intermediate_size": 8192, "intermediate_size_mlp": 16384,
-    "num_hidden_layers": 48, "num_attention_heads": 40, "num_key_value_heads": 8, "head_dim": 128,
-    "num_local_experts": 16, "num_experts_per_tok": 1, "interleave_moe_layer_step": 1, "no_rope_layer_interval": 4,
-    "attention_chunk_size": 8192, "max_position_embeddings": 131072,
+    "vocab_size": 202048,
+    "hidden_size": 5120,
+    "intermediate_size": 8192,
+    "intermediate_size_mlp": 16384,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 40,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "num_local_experts": 16,
+    "num_experts_per_tok": 1,
+    "interleave_moe_layer_step": 1,
+    "no_rope_layer_interval": 4,
+    "attention_chunk_size": 8192,
+    "max_position_embeddings": 131072,
 }
 VISION: Mapping[str, Any] = {
-    "hidden_size": 768, "num_hidden_layers": 34, "num_attention_heads": 16, "num_channels": 3,
-    "intermediate_size": 5632, "vision_output_dim": 7680, "image_size": 448, "patch_size": 14,
-    "projector_input_dim": 4096, "projector_output_dim": 4096,
+    "hidden_size": 768,
+    "num_hidden_layers": 34,
+    "num_attention_heads": 16,
+    "num_channels": 3,
+    "intermediate_size": 5632,
+    "vision_output_dim": 7680,
+    "image_size": 448,
+    "patch_size": 14,
+    "projector_input_dim": 4096,
+    "projector_output_dim": 4096,
 }
 """Defaults of the config classes (transformers 5.23)."""
 

@@ -22,25 +22,53 @@ from hubvram.timeline.dtypes import BOOL
 
 TEXT_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "llama": {
-        "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
-        "num_attention_heads": 32, "max_position_embeddings": 2048, "tie_word_embeddings": False,
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": False,
     },
     "mistral": {
-        "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
-        "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 131072,
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 131072,
     },
     "qwen2": {
-        "vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32,
-        "num_attention_heads": 32, "num_key_value_heads": 32, "max_position_embeddings": 32768,
+        "vocab_size": 151936,
+        "hidden_size": 4096,
+        "intermediate_size": 22016,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "max_position_embeddings": 32768,
     },
     "gemma": {
-        "vocab_size": 256000, "hidden_size": 3072, "intermediate_size": 24576, "num_hidden_layers": 28,
-        "num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": 256, "max_position_embeddings": 8192,
+        "vocab_size": 256000,
+        "hidden_size": 3072,
+        "intermediate_size": 24576,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+        "head_dim": 256,
+        "max_position_embeddings": 8192,
     },
     "gemma3_text": {
-        "vocab_size": 262208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
-        "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "sliding_window": 4096,
-        "max_position_embeddings": 131072, "hidden_activation": "gelu_pytorch_tanh",
+        "vocab_size": 262208,
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "sliding_window": 4096,
+        "max_position_embeddings": 131072,
+        "hidden_activation": "gelu_pytorch_tanh",
     },
 }
 """What a text_config may leave out: defaults of transformers' config classes (5.23)."""
@@ -155,8 +183,12 @@ def build(config: Config, header: Header) -> Architecture:
     layer = int(max(i if i >= 0 else facts["layers"] + 1 + i for i in chosen))
     drop = config.text("vision_feature_select_strategy", default="default") == "default" and clip
     facts |= {
-        "upto": layer, "features": len(chosen), "drop": drop, "tokens": facts["grid"] ** 2 + (clip and not drop),
-        "projector_act": config.text("projector_hidden_act", default="gelu"), "width": width,
+        "upto": layer,
+        "features": len(chosen),
+        "drop": drop,
+        "tokens": facts["grid"] ** 2 + (clip and not drop),
+        "projector_act": config.text("projector_hidden_act", default="gelu"),
+        "width": width,
     }
     return joined(config, text, "llava", modules, {"vision": stack}, {"vision": facts, "idle": idle}, images)
 

@@ -175,9 +175,7 @@ def causal_conv(g: Any, x: Any, conv: Any, kernel: int, act: str | None) -> Any:
     return g.act(act, out) if act is not None else out
 
 
-def selective_scan(
-    g: Any, x: Any, step: Any, decay: Any, bb: Any, cc: Any, d: Any, z: Any, bias: Any
-) -> Any:
+def selective_scan(g: Any, x: Any, step: Any, decay: Any, bb: Any, cc: Any, d: Any, z: Any, bias: Any) -> Any:
     """``mamba_selective_scan``, the loop over tokens."""
     b, s, states = bb.shape
     inner = x.shape[-1]

@@ -65,8 +65,14 @@ def build(config: Config, header: Header) -> Architecture:
             "act": config.text("hidden_act", default="silu"),
             "fp32_residual": config.flag("residual_in_fp32", default=True),
             "mixer": {
-                "inner": inner, "width": width, "heads": heads, "dim": dim, "groups": groups, "states": states,
-                "kernel": kernel, "chunk": config.positive("chunk_size", default=256),
+                "inner": inner,
+                "width": width,
+                "heads": heads,
+                "dim": dim,
+                "groups": groups,
+                "states": states,
+                "kernel": kernel,
+                "chunk": config.positive("chunk_size", default=256),
                 "act": config.text("hidden_act", default="silu"),
             },
             "cache_bytes_per_token": 0,
@@ -118,9 +124,7 @@ def segment_sum(g: Any, x: Any, shape: tuple[int, ...]) -> Any:
     return g.scale(g.scale(spread, "cumsum"), "masked_fill")
 
 
-def chunk_scan(
-    g: Any, x: Any, step: Any, decay: Any, bb: Any, cc: Any, d: Any, dt_bias: Any, size: int
-) -> Any:
+def chunk_scan(g: Any, x: Any, step: Any, decay: Any, bb: Any, cc: Any, d: Any, dt_bias: Any, size: int) -> Any:
     """``mamba2_chunk_scan``."""
     b, s, heads, dim = x.shape
     states = bb.shape[-1]

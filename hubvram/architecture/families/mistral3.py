@@ -23,8 +23,14 @@ from hubvram.timeline.dtypes import F32
 from hubvram.timeline.ops.attention import Mask
 
 VISION = {
-    "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
-    "num_channels": 3, "image_size": 1024, "patch_size": 16, "hidden_act": "gelu",
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "num_channels": 3,
+    "image_size": 1024,
+    "patch_size": 16,
+    "hidden_act": "gelu",
 }
 """PixtralVisionConfig (transformers 5.23)."""
 
@@ -64,8 +70,15 @@ def build(config: Config, header: Header) -> Architecture:
         "down_proj": Linear("feed_forward.down_proj", inner, width, role="mlp_out"),
     }
     facts = {
-        "width": width, "heads": heads, "dim": head_dim, "layers": layers, "patch": patch, "channels": channels,
-        "merge": merge, "act": v.text("hidden_act", default="gelu"), "out": text.hidden_size,
+        "width": width,
+        "heads": heads,
+        "dim": head_dim,
+        "layers": layers,
+        "patch": patch,
+        "channels": channels,
+        "merge": merge,
+        "act": v.text("hidden_act", default="gelu"),
+        "out": text.hidden_size,
         "projector_act": config.text("projector_hidden_act", default="gelu"),
     }
     stack = Stack(f"{path}.transformer.layers", (Block(block),), (0,) * layers)

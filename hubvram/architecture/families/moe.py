@@ -57,45 +57,89 @@ class Style:
 
 STYLES: dict[str, Style] = {
     "mixtral": Style(
-        router="mixtral", width=("intermediate_size",), old="block_sparse_moe", old_names=("w1", "w3", "w2"),
-        peft="mixtral", defaults={"num_local_experts": 8, "num_experts_per_tok": 2, "num_key_value_heads": 8},
+        router="mixtral",
+        width=("intermediate_size",),
+        old="block_sparse_moe",
+        old_names=("w1", "w3", "w2"),
+        peft="mixtral",
+        defaults={"num_local_experts": 8, "num_experts_per_tok": 2, "num_key_value_heads": 8},
     ),
     "qwen2_moe": Style(
-        shared="gated", qkv_bias=True, peft=None,
-        defaults={"num_experts": 60, "num_experts_per_tok": 4, "moe_intermediate_size": 1408,
-                  "shared_expert_intermediate_size": 5632, "num_key_value_heads": 16},
+        shared="gated",
+        qkv_bias=True,
+        peft=None,
+        defaults={
+            "num_experts": 60,
+            "num_experts_per_tok": 4,
+            "moe_intermediate_size": 1408,
+            "shared_expert_intermediate_size": 5632,
+            "num_key_value_heads": 16,
+        },
     ),
     "qwen3_moe": Style(
-        qk_norm="head", qkv_bias="attention_bias", o_bias="attention_bias",
-        defaults={"num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768,
-                  "num_key_value_heads": 4},
+        qk_norm="head",
+        qkv_bias="attention_bias",
+        o_bias="attention_bias",
+        defaults={"num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768, "num_key_value_heads": 4},
     ),
     "olmoe": Style(
-        qk_norm="full", width=("intermediate_size",), qkv_bias="attention_bias", o_bias="attention_bias",
+        qk_norm="full",
+        width=("intermediate_size",),
+        qkv_bias="attention_bias",
+        o_bias="attention_bias",
         defaults={"num_experts": 64, "num_experts_per_tok": 8},
     ),
     "glm4_moe": Style(
-        router="group", shared="plain", qk_norm="flag", qkv_bias="attention_bias", rotary=0.5,
+        router="group",
+        shared="plain",
+        qk_norm="flag",
+        qkv_bias="attention_bias",
+        rotary=0.5,
         experts=("n_routed_experts", "num_local_experts"),
-        defaults={"n_routed_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 1408,
-                  "num_key_value_heads": 8, "n_shared_experts": 1, "first_k_dense_replace": 1},
+        defaults={
+            "n_routed_experts": 128,
+            "num_experts_per_tok": 8,
+            "moe_intermediate_size": 1408,
+            "num_key_value_heads": 8,
+            "n_shared_experts": 1,
+            "first_k_dense_replace": 1,
+        },
     ),
     "dots1": Style(
-        router="group", shared="plain", qk_norm="head", qkv_bias="attention_bias", o_bias="attention_bias",
+        router="group",
+        shared="plain",
+        qk_norm="head",
+        qkv_bias="attention_bias",
+        o_bias="attention_bias",
         experts=("n_routed_experts", "num_local_experts"),
         defaults={"first_k_dense_replace": 0},
     ),
     "phimoe": Style(
-        router="mixer", width=("intermediate_size",), gate="router", old="block_sparse_moe",
-        old_names=("w1", "w3", "w2"), peft=None, norm="layer", qkv_bias="attention_bias", o_bias="attention_bias",
+        router="mixer",
+        width=("intermediate_size",),
+        gate="router",
+        old="block_sparse_moe",
+        old_names=("w1", "w3", "w2"),
+        peft=None,
+        norm="layer",
+        qkv_bias="attention_bias",
+        o_bias="attention_bias",
         defaults={"num_local_experts": 16, "num_experts_per_tok": 2, "num_key_value_heads": 8},
     ),
     **dict.fromkeys(
         ("granitemoe", "granitemoeshared"),
         Style(
-            router="granite", width=("intermediate_size",), gate="router", block="block_sparse_moe",
-            experts=("num_local_experts",), peft=None, qkv_bias="attention_bias", o_bias="attention_bias",
-            scaled=True, looped=False, defaults={"num_local_experts": 8, "num_experts_per_tok": 2},
+            router="granite",
+            width=("intermediate_size",),
+            gate="router",
+            block="block_sparse_moe",
+            experts=("num_local_experts",),
+            peft=None,
+            qkv_bias="attention_bias",
+            o_bias="attention_bias",
+            scaled=True,
+            looped=False,
+            defaults={"num_local_experts": 8, "num_experts_per_tok": 2},
         ),
     ),
 }
@@ -136,9 +180,7 @@ def gated_mlp(path: str, hidden: int, inner: int, prefix: str = "", bias: bool =
     }
 
 
-def experts_of(
-    path: str, hidden: int, width: int, count: int, *, gated: bool = True
-) -> dict[str, Module]:
+def experts_of(path: str, hidden: int, width: int, count: int, *, gated: bool = True) -> dict[str, Module]:
     """The stacked experts of transformers 5: (experts, out, in)."""
     up = ("gate_up_proj", 2 * width) if gated else ("up_proj", width)
     return {
@@ -158,9 +200,7 @@ def experts_apart(path: str, hidden: int, width: int, count: int, names: tuple[s
     return out
 
 
-def sparse_modules(
-    config: Config, read: Reader, style: Style, hidden: int, *, legacy: bool
-) -> dict[str, Module]:
+def sparse_modules(config: Config, read: Reader, style: Style, hidden: int, *, legacy: bool) -> dict[str, Module]:
     """Router, experts and shared experts of a sparse layer."""
     count, width = read.get(*style.experts), read.get(*style.width)
     sparse: dict[str, Module] = {}
@@ -251,8 +291,11 @@ def _build(config: Config, header: Header, *, legacy: bool) -> Architecture:
             "embed": Embedding("model.embed_tokens", vocab, hidden),
             "norm": Norm("model.norm", hidden, bias=wide, kind=style.norm),
             "lm_head": Linear(
-                "lm_head", hidden, vocab,
-                header.has_bias("lm_head", config.flag("lm_head_bias", default=False)), role="head",
+                "lm_head",
+                hidden,
+                vocab,
+                header.has_bias("lm_head", config.flag("lm_head_bias", default=False)),
+                role="head",
             ),
         },
         stacks={"layers": Stack("model.layers", tuple(blocks), tuple(order))},
@@ -424,9 +467,7 @@ def route(g: Any, m: Any, flat: Any, facts: Mapping[str, Any]) -> tuple[Any, Any
         if router == "mixer":
             weights, index = mixer(g, logits)
             return logits, weights, index
-        weights, index = g.softmax_topk(
-            logits, k, normalise=router == "mixtral" or facts["normalise"], cast=flat.dt
-        )
+        weights, index = g.softmax_topk(logits, k, normalise=router == "mixtral" or facts["normalise"], cast=flat.dt)
         return logits, weights, index
     opened = g.opened(m.gate)
     logits = g.linear(flat, opened.value(g), None, "router")

@@ -80,8 +80,12 @@ def decode(g: Any, net: Any, batch: Any) -> Any:
         shape = (b, heads, s, tokens)
         q, k = g.lower(q), g.lower(k)
         if b > 1:
-            w = g.matmul(g.clone(q, "matmul reshape"), g.clone(k, "matmul reshape") if tokens == s else k, shape,
-                         "attention scores")
+            w = g.matmul(
+                g.clone(q, "matmul reshape"),
+                g.clone(k, "matmul reshape") if tokens == s else k,
+                shape,
+                "attention scores",
+            )
         else:
             w = g.matmul(q, k, shape, "attention scores")
         w = g.scale(w, "scores scale")

@@ -31,10 +31,19 @@ CHUNK = 64
 """Tokens per chunk of the gated delta rule (torch_chunk_gated_delta_rule)."""
 SLOW = "The gated delta rule runs in PyTorch, as transformers does without flash-linear-attention."
 DEFAULTS = {
-    "head_dim": 256, "linear_conv_kernel_dim": 4, "linear_key_head_dim": 128, "linear_value_head_dim": 128,
-    "linear_num_key_heads": 16, "linear_num_value_heads": 32, "moe_intermediate_size": 512,
-    "shared_expert_intermediate_size": 512, "num_experts_per_tok": 10, "num_experts": 512,
-    "num_key_value_heads": 2, "num_attention_heads": 16, "full_attention_interval": 4,
+    "head_dim": 256,
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
+    "moe_intermediate_size": 512,
+    "shared_expert_intermediate_size": 512,
+    "num_experts_per_tok": 10,
+    "num_experts": 512,
+    "num_key_value_heads": 2,
+    "num_attention_heads": 16,
+    "full_attention_interval": 4,
 }
 """Qwen3NextConfig (transformers 5.23)."""
 
@@ -95,9 +104,7 @@ def _build(config: Config, *, legacy: bool) -> Architecture:
     dense = gated_mlp("mlp", hidden, config.positive("intermediate_size", default=5632))
     types = config.raw("layer_types")
     every = read.get("full_attention_interval")
-    full = [
-        types[i] == "full_attention" if isinstance(types, list) else (i + 1) % every == 0 for i in range(layers)
-    ]
+    full = [types[i] == "full_attention" if isinstance(types, list) else (i + 1) % every == 0 for i in range(layers)]
     delta = delta_modules(read, hidden)
     blocks: list[Block] = []
     order: list[int] = []

@@ -24,18 +24,42 @@ TEXT_ONLY = "Images of any size: without image_tokens the batch is text only (th
 
 VISION: Mapping[str, Mapping[str, Any]] = {
     "qwen2_vl": {
-        "depth": 32, "embed_dim": 1280, "hidden_size": 3584, "hidden_act": "quick_gelu", "mlp_ratio": 4,
-        "num_heads": 16, "in_channels": 3, "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2,
+        "depth": 32,
+        "embed_dim": 1280,
+        "hidden_size": 3584,
+        "hidden_act": "quick_gelu",
+        "mlp_ratio": 4,
+        "num_heads": 16,
+        "in_channels": 3,
+        "patch_size": 14,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
     },
     "qwen2_5_vl": {
-        "depth": 32, "hidden_size": 3584, "hidden_act": "silu", "intermediate_size": 3420, "num_heads": 16,
-        "in_channels": 3, "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2,
+        "depth": 32,
+        "hidden_size": 3584,
+        "hidden_act": "silu",
+        "intermediate_size": 3420,
+        "num_heads": 16,
+        "in_channels": 3,
+        "patch_size": 14,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
         "out_hidden_size": 3584,
     },
     "qwen3_vl": {
-        "depth": 27, "hidden_size": 1152, "hidden_act": "gelu_pytorch_tanh", "intermediate_size": 4304,
-        "num_heads": 16, "in_channels": 3, "patch_size": 16, "spatial_merge_size": 2, "temporal_patch_size": 2,
-        "out_hidden_size": 3584, "num_position_embeddings": 2304, "deepstack_visual_indexes": (8, 16, 24),
+        "depth": 27,
+        "hidden_size": 1152,
+        "hidden_act": "gelu_pytorch_tanh",
+        "intermediate_size": 4304,
+        "num_heads": 16,
+        "in_channels": 3,
+        "patch_size": 16,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+        "out_hidden_size": 3584,
+        "num_position_embeddings": 2304,
+        "deepstack_visual_indexes": (8, 16, 24),
     },
 }
 """Defaults of the vision config classes (transformers 5.23)."""
@@ -82,7 +106,11 @@ def tower(v: Config, model_type: str) -> tuple[dict[str, Module], Stack, dict[st
 
     modules: dict[str, Module] = {
         "v_patch": Linear(
-            f"{path}.patch_embed.proj", cells, width, newest, kind="Conv2d",
+            f"{path}.patch_embed.proj",
+            cells,
+            width,
+            newest,
+            kind="Conv2d",
             weight_shape=(width, channels, frames, patch, patch),
         ),
     }
@@ -116,8 +144,15 @@ def tower(v: Config, model_type: str) -> tuple[dict[str, Module], Stack, dict[st
         block["fc2"] = Linear(f"mlp.{two}", inner, width, True, role="mlp_out")
     layers = v.positive("depth")
     facts = {
-        "width": width, "out": out, "heads": v.positive("num_heads"), "cells": cells, "merge": merge * merge,
-        "act": v.text("hidden_act", default="quick_gelu"), "rms": rms, "layers": layers, "deep": tuple(deep),
+        "width": width,
+        "out": out,
+        "heads": v.positive("num_heads"),
+        "cells": cells,
+        "merge": merge * merge,
+        "act": v.text("hidden_act", default="quick_gelu"),
+        "rms": rms,
+        "layers": layers,
+        "deep": tuple(deep),
     }
     return modules, Stack(f"{path}.blocks", (Block(block),), (0,) * layers), facts
 

@@ -10,13 +10,25 @@ from hubvram.timeline.dtypes import F32, I64
 from hubvram.timeline.tracer import Tensor
 
 CLIP_DEFAULTS = {
-    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
-    "num_channels": 3, "image_size": 224, "patch_size": 32, "hidden_act": "quick_gelu",
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "num_channels": 3,
+    "image_size": 224,
+    "patch_size": 32,
+    "hidden_act": "quick_gelu",
 }
 """CLIPVisionConfig, transformers 5.23."""
 SIGLIP_DEFAULTS = {
-    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
-    "num_channels": 3, "image_size": 224, "patch_size": 16, "hidden_act": "gelu_pytorch_tanh",
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "num_channels": 3,
+    "image_size": 224,
+    "patch_size": 16,
+    "hidden_act": "gelu_pytorch_tanh",
 }
 """SiglipVisionConfig, transformers 5.23."""
 
@@ -62,9 +74,16 @@ def build_vit(config: Config, path: str, clip: bool) -> tuple[dict[str, Module],
     elif config.flag("vision_use_head", default=True):
         modules |= pooling_head(f"{path}.head", hidden, inner)
     facts = {
-        "hidden": hidden, "layers": layers, "heads": heads, "channels": channels, "size": size, "grid": grid,
-        "act": config.text("hidden_act", default="gelu"), "clip": clip,
-        "dropout": config.number("attention_dropout", default=0.0), "head": "v_probe" in modules,
+        "hidden": hidden,
+        "layers": layers,
+        "heads": heads,
+        "channels": channels,
+        "size": size,
+        "grid": grid,
+        "act": config.text("hidden_act", default="gelu"),
+        "clip": clip,
+        "dropout": config.number("attention_dropout", default=0.0),
+        "head": "v_probe" in modules,
     }
     return modules, Stack(f"{path}.encoder.layers", (Block(vit_block(hidden, inner)),), (0,) * layers), facts
 

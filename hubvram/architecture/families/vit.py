@@ -88,12 +88,14 @@ def _build(config: Config, *, legacy: bool) -> Architecture:
         modules["distillation"] = Weight(f"{at}.distillation_token", (1, 1, hidden))
     if dino and config.flag("use_mask_token", default=True):
         modules["mask_token"] = Weight(f"{at}.mask_token", (1, hidden))
-    modules.update({
-        "positions": Weight(f"{at}.position_embeddings", (1, grid[0] * grid[1] + extra, hidden)),
-        "projection": patch_projection(f"{at}.patch_embeddings.projection", channels, hidden, patch),
-        "norm": layer_norm(f"{base}.layernorm", hidden),
-        "classifier": biased("classifier", hidden * (2 if dino else 1), labels, "head"),
-    })
+    modules.update(
+        {
+            "positions": Weight(f"{at}.position_embeddings", (1, grid[0] * grid[1] + extra, hidden)),
+            "projection": patch_projection(f"{at}.patch_embeddings.projection", channels, hidden, patch),
+            "norm": layer_norm(f"{base}.layernorm", hidden),
+            "classifier": biased("classifier", hidden * (2 if dino else 1), labels, "head"),
+        }
+    )
     return Architecture(
         family="vit",
         model_type=model_type,

@@ -56,15 +56,17 @@ def build(config: Config, header: Header) -> Architecture:
     if config.number("mask_time_prob", default=0.05) > 0 or config.number("mask_feature_prob", default=0.0) > 0:
         modules["mask_embedding"] = Weight(f"{base}.masked_spec_embed", (hidden,))
     pos = f"{base}.encoder.pos_conv_embed.conv"
-    modules.update({
-        "feature_norm": layer_norm(f"{base}.feature_projection.layer_norm", dims[-1]),
-        "project": biased(f"{base}.feature_projection.projection", dims[-1], hidden),
-        "pos_bias": Weight(f"{pos}.bias", (hidden,)),
-        "pos_g": Weight(f"{pos}.parametrizations.weight.original0", (1, 1, kernel)),
-        "pos_v": Weight(f"{pos}.parametrizations.weight.original1", (hidden, hidden // groups, kernel)),
-        "norm": layer_norm(f"{base}.encoder.layer_norm", hidden),
-        "lm_head": biased("lm_head", hidden, vocab, "head"),
-    })
+    modules.update(
+        {
+            "feature_norm": layer_norm(f"{base}.feature_projection.layer_norm", dims[-1]),
+            "project": biased(f"{base}.feature_projection.projection", dims[-1], hidden),
+            "pos_bias": Weight(f"{pos}.bias", (hidden,)),
+            "pos_g": Weight(f"{pos}.parametrizations.weight.original0", (1, 1, kernel)),
+            "pos_v": Weight(f"{pos}.parametrizations.weight.original1", (hidden, hidden // groups, kernel)),
+            "norm": layer_norm(f"{base}.encoder.layer_norm", hidden),
+            "lm_head": biased("lm_head", hidden, vocab, "head"),
+        }
+    )
     block: dict[str, Module] = {
         "k": biased("attention.k_proj", hidden, hidden),
         "v": biased("attention.v_proj", hidden, hidden),

@@ -199,11 +199,18 @@ class Method:
 
 COMMON_KEYS = frozenset(
     {
-        "peft_type", "task_type", "base_model_name_or_path", "inference_mode", "revision", "auto_mapping",
-        "peft_version", "exp_name",
+        "peft_type",
+        "task_type",
+        "base_model_name_or_path",
+        "inference_mode",
+        "revision",
+        "auto_mapping",
+        "peft_version",
+        "exp_name",
     }
 )
 """Keys of every adapter_config.json that change no number, and the run's label in ms-swift's exports."""
+
 
 def targets(
     ctx: Context, defaults: Mapping[str, Sequence[str]], value: Any, exclude: Any = None

@@ -310,4 +310,3 @@ METHODS = [
         keys={**KEYS["RANDLORA"], "autocast_adapter_dtype": True},
     ),
 ]
-

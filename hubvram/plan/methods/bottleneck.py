@@ -34,9 +34,7 @@ class BottleneckPlan(MethodPlan):
         word = str(ctx.peft["config"]).lower()
         named = CONFIGS.get(NAMES.get(word, word))
         if named is None:
-            raise SettingError(
-                f"config is {word!r}: it must be one of {', '.join((*CONFIGS, *NAMES))}."
-            )
+            raise SettingError(f"config is {word!r}: it must be one of {', '.join((*CONFIGS, *NAMES))}.")
         given = {k: v for k, v in ctx.peft.items() if k in named and v is not None}
         self.settings = {**named, **given}
         self.roles = tuple(

@@ -180,9 +180,7 @@ def _apply(ctx: Context) -> MethodPlan:
 SUM = "sum over targets of r * (in + out)"
 
 
-def _variant(
-    name: str, title: str, trains: str, formula: str, source: str, given: Mapping[str, Any]
-) -> Method:
+def _variant(name: str, title: str, trains: str, formula: str, source: str, given: Mapping[str, Any]) -> Method:
     return Method(
         name=name,
         title=title,
@@ -246,29 +244,94 @@ METHODS = [
     *(
         _variant(name, title, trains, formula, source, given)
         for name, title, trains, formula, source, given in (
-            ("dora", "DoRA", "as lora, and a magnitude per output feature", "sum over targets of r * (in + out) + out",
-             "tuners/lora/dora.py; arXiv:2402.09353", {"use_dora": True}),
-            ("lora_plus", "LoRA+", "as lora; B learns faster than A", SUM,
-             "optimizers/loraplus.py; arXiv:2402.12354", {}),
-            ("pissa", "PiSSA", "as lora, begun with the weight's largest singular vectors", SUM,
-             "init_lora_weights='pissa'; arXiv:2404.02948", {"init_lora_weights": "pissa"}),
-            ("olora", "OLoRA", "as lora, begun with a QR decomposition", SUM,
-             "init_lora_weights='olora'; arXiv:2406.01775", {"init_lora_weights": "olora"}),
-            ("eva", "EVA", "as lora, begun with singular vectors of the activations", SUM,
-             "init_lora_weights='eva'; arXiv:2410.07170", {"init_lora_weights": "eva"}),
-            ("corda", "CorDA", "as lora, begun with a context-oriented decomposition", SUM,
-             "init_lora_weights='corda'; arXiv:2406.05223", {"init_lora_weights": "corda"}),
-            ("loftq", "LoftQ", "as lora, begun so that a quantised weight plus B A is near the original", SUM,
-             "init_lora_weights='loftq'; arXiv:2310.08659", {"init_lora_weights": "loftq"}),
-            ("mica", "MiCA", "A alone; B is fixed to the weight's smallest singular vectors",
-             "sum over targets of r * in", "init_lora_weights='mica'; arXiv:2604.01694", {"init_lora_weights": "mica"}),
-            ("kasa", "KaSA", "as lora, with a diagonal between A and B", "sum over targets of r * (in + out) + r",
-             "kasa_config; arXiv:2412.06071", {"kasa_config": True}),
-            ("velora", "VeLoRA", "as lora; the input is kept compressed for backward", SUM,
-             "velora_config; arXiv:2405.17991", {"velora_config": {"num_groups": 64}}),
-            ("monteclora", "MonteCLoRA", "as lora, with a sampled spread of A",
-             "sum over targets of r * (in + out) + r + num_samples", "monteclora_config",
-             {"monteclora_config": {"num_samples": 8}}),
+            (
+                "dora",
+                "DoRA",
+                "as lora, and a magnitude per output feature",
+                "sum over targets of r * (in + out) + out",
+                "tuners/lora/dora.py; arXiv:2402.09353",
+                {"use_dora": True},
+            ),
+            (
+                "lora_plus",
+                "LoRA+",
+                "as lora; B learns faster than A",
+                SUM,
+                "optimizers/loraplus.py; arXiv:2402.12354",
+                {},
+            ),
+            (
+                "pissa",
+                "PiSSA",
+                "as lora, begun with the weight's largest singular vectors",
+                SUM,
+                "init_lora_weights='pissa'; arXiv:2404.02948",
+                {"init_lora_weights": "pissa"},
+            ),
+            (
+                "olora",
+                "OLoRA",
+                "as lora, begun with a QR decomposition",
+                SUM,
+                "init_lora_weights='olora'; arXiv:2406.01775",
+                {"init_lora_weights": "olora"},
+            ),
+            (
+                "eva",
+                "EVA",
+                "as lora, begun with singular vectors of the activations",
+                SUM,
+                "init_lora_weights='eva'; arXiv:2410.07170",
+                {"init_lora_weights": "eva"},
+            ),
+            (
+                "corda",
+                "CorDA",
+                "as lora, begun with a context-oriented decomposition",
+                SUM,
+                "init_lora_weights='corda'; arXiv:2406.05223",
+                {"init_lora_weights": "corda"},
+            ),
+            (
+                "loftq",
+                "LoftQ",
+                "as lora, begun so that a quantised weight plus B A is near the original",
+                SUM,
+                "init_lora_weights='loftq'; arXiv:2310.08659",
+                {"init_lora_weights": "loftq"},
+            ),
+            (
+                "mica",
+                "MiCA",
+                "A alone; B is fixed to the weight's smallest singular vectors",
+                "sum over targets of r * in",
+                "init_lora_weights='mica'; arXiv:2604.01694",
+                {"init_lora_weights": "mica"},
+            ),
+            (
+                "kasa",
+                "KaSA",
+                "as lora, with a diagonal between A and B",
+                "sum over targets of r * (in + out) + r",
+                "kasa_config; arXiv:2412.06071",
+                {"kasa_config": True},
+            ),
+            (
+                "velora",
+                "VeLoRA",
+                "as lora; the input is kept compressed for backward",
+                SUM,
+                "velora_config; arXiv:2405.17991",
+                {"velora_config": {"num_groups": 64}},
+            ),
+            (
+                "monteclora",
+                "MonteCLoRA",
+                "as lora, with a sampled spread of A",
+                "sum over targets of r * (in + out) + r + num_samples",
+                "monteclora_config",
+                {"monteclora_config": {"num_samples": 8}},
+            ),
         )
     ),
     Method(

@@ -84,7 +84,6 @@ class PromptPlan(MethodPlan):
         net.cache.append(labels.st)
         return out
 
-
     def _leaf(self, g: Ops, net: Any, x: Tensor) -> Tensor:
         """enable_input_require_grads: the token embeddings and their gradient stay to the end of the step."""
         held: list[Tensor] = net.inputs
@@ -117,9 +116,7 @@ class EncodedPromptPlan(PromptPlan):
                     shapes += [(4 * w, d if i == 0 else 2 * w), (4 * w, w), (4 * w,), (4 * w,)]
             shapes += [(2 * w, 2 * w), (2 * w,), (d, 2 * w), (d,)]
         else:
-            raise SettingError(
-                f"encoder_reparameterization_type is {self.kind!r}: it must be MLP or LSTM."
-            )
+            raise SettingError(f"encoder_reparameterization_type is {self.kind!r}: it must be MLP or LSTM.")
         self.extra_params = [
             *self.extra_params,
             *(NewParam(f"prompt_encoder.{self.kind.lower()}.{i}", s, F32) for i, s in enumerate(shapes)),

@@ -93,8 +93,11 @@ class CartridgePlan(PrefixPlan):
         return g.repeat_batch(whole.view(1, *whole.shape), batch) if batch > 1 or self.base is F32 else whole
 
 
-MODELS = {"llama": ("self_attn", "q_proj", "k_proj", "v_proj"), "mistral": ("self_attn", "q_proj", "k_proj", "v_proj"),
-          "gpt2": ("attn", "c_attn", "c_attn", "c_attn")}
+MODELS = {
+    "llama": ("self_attn", "q_proj", "k_proj", "v_proj"),
+    "mistral": ("self_attn", "q_proj", "k_proj", "v_proj"),
+    "gpt2": ("attn", "c_attn", "c_attn", "c_attn"),
+}
 
 
 class AdaptionPromptPlan(MethodPlan):

@@ -11,19 +11,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from hubvram.architecture.modules import Embedding, Linear, Module, Weight
+from hubvram.architecture.modules import Embedding, Linear, Module, Stack, Weight
 from hubvram.plan.methods.base import Adapter, Context, Method, MethodPlan, NewParam, Skip
 from hubvram.plan.methods.peft_keys import KEYS
 from hubvram.plan.network import Batch, Layer, Network, PlainLinear, Table
-from hubvram.timeline.dtypes import F32
+from hubvram.timeline.dtypes import BY_NAME, F32
 from hubvram.timeline.ops import Ops
 from hubvram.timeline.tracer import Param, Storage, Tensor
 
 NAMED = ("layers", "h")
 """Names under which PEFT looks for the decoder's layers."""
 UNKNOWN = (
-    "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "shadow_hidden_size",
-    "shadow_num_attention_heads", "shadow_intermediate_size",
+    "target_modules",
+    "exclude_modules",
+    "layers_to_transform",
+    "layers_pattern",
+    "shadow_hidden_size",
+    "shadow_num_attention_heads",
+    "shadow_intermediate_size",
 )
 """Keys that change which blocks are wrapped or the copy's widths."""
 
@@ -40,9 +45,10 @@ class ShadowPlan(MethodPlan):
             Skip: a model whose layers PEFT does not find, or a copy of other widths.
         """
         self.ctx, self.config, arch = ctx, ctx.peft, ctx.arch
-        self.stack = arch.stacks.get(arch.decoder)
-        if arch.task != "causal" or self.stack is None or self.stack.prefix.rsplit(".", 1)[-1] not in NAMED:
+        stack = arch.stacks.get(arch.decoder)
+        if arch.task != "causal" or stack is None or stack.prefix.rsplit(".", 1)[-1] not in NAMED:
             raise Skip("PEFT's shadow models take causal decoders whose layers are called layers or h.")
+        self.stack: Stack = stack
         given = [key for key in UNKNOWN if self.config[key] is not None]
         if given or self.config["shadow_model"] != "mirror":
             raise Skip(f"Only shadow copies of the model's own widths are known here, not {', '.join(given)}.")
@@ -52,7 +58,10 @@ class ShadowPlan(MethodPlan):
         self.dropout = float(self.config["shadow_dropout"])
         self.shares = bool(self.config["share_embeddings"])
         dt = F32 if ctx.packed else ctx.base_dtype
-        self.extra_params = [NewParam(f"shadow_backbone.{name}", shape, dt) for name, shape in self._mirror()]
+        self.extra_params = [
+            NewParam(f"shadow_backbone.{name}", shape, BY_NAME[own] if own else dt, trainable)
+            for name, shape, own, trainable in self._mirror()
+        ]
         self.seed: list[Tensor] = []
         last = f"{self.stack.prefix}.{arch.num_layers - 1}."
         first = self._first(self.stack.blocks[self.stack.order[-1]].modules)
@@ -61,20 +70,23 @@ class ShadowPlan(MethodPlan):
             idle |= {f"shadow_backbone.{m.path}.weight" for m in [arch.modules["embed"]]}
         self.idle = frozenset(idle)
 
-    def _mirror(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+    def _mirror(self) -> Iterator[tuple[str, tuple[int, ...], str | None, bool]]:
+        """(name, shape, dtype where it has its own, trained?) of everything in the copy."""
         arch, stack = self.ctx.arch, self.stack
+        found = []
         for name, module in arch.modules.items():
             head = isinstance(module, Linear) and module.role == "head"
             removed = self.shares and module.path.endswith("embed_tokens")
-            if not head and not removed and name not in arch.tied and not getattr(module, "buffer", False):
-                yield from ((f"{module.path}.{part}", shape) for part, shape in module.parameters)
-        for i in range(self.depth if stack is not None else 0):
-            kind = stack.order[min(i, len(stack.order) - 1)]  # type: ignore[union-attr]
-            for module in stack.blocks[kind].modules.values():  # type: ignore[union-attr]
-                if getattr(module, "buffer", False):
-                    continue
-                path = f"{stack.prefix}.{i}.{module.path}"  # type: ignore[union-attr]
-                yield from ((f"{path}.{part}" if part else path, shape) for part, shape in module.parameters)
+            if not head and not removed and name not in arch.tied:
+                found.append((module.path, module))
+        for i in range(self.depth):
+            kind = stack.order[min(i, len(stack.order) - 1)]
+            for module in stack.blocks[kind].modules.values():
+                found.append((f"{stack.prefix}.{i}.{module.path}", module))  # noqa: PERF401
+        for path, module in found:
+            own = module.dtype if isinstance(module, Weight) else None
+            trained = not (isinstance(module, Weight) and module.buffer)
+            yield from ((f"{path}.{part}" if part else path, shape, own, trained) for part, shape in module.parameters)
 
     @staticmethod
     def _first(modules: Any) -> Linear:
@@ -98,7 +110,7 @@ class ShadowPlan(MethodPlan):
     def adapter(self, path: str, module: Linear, layer: int | None) -> Adapter | None:
         """A block's own parameters are kept with its first linear layer, which runs as ever."""
         stack = self.stack
-        if layer is None or stack is None or not path.startswith(f"{stack.prefix}."):
+        if layer is None or not path.startswith(f"{stack.prefix}."):
             return None
         if module is not self._first(stack.blocks[stack.order[layer]].modules):
             return None
@@ -107,7 +119,7 @@ class ShadowPlan(MethodPlan):
     def layer_key(self, path: str, layer: int) -> Any:
         """Nothing comes of the last block's new state."""
         stack = self.stack
-        return "last" if stack is not None and path == f"{stack.prefix}.{len(stack.order) - 1}" else None
+        return "last" if path == f"{stack.prefix}.{len(stack.order) - 1}" else None
 
     # ---- running --------------------------------------------------------
 

@@ -26,12 +26,17 @@ class VbLoraPlan(TunerPlan):
         """The bank."""
         c = self.config
         self.r, self.count, self.length, self.topk = (
-            int(c["r"]), int(c["num_vectors"]), int(c["vector_length"]), int(c["topk"])
+            int(c["r"]),
+            int(c["num_vectors"]),
+            int(c["vector_length"]),
+            int(c["topk"]),
         )
         for path, m in self.found:
             if m.in_features % self.length or m.out_features % self.length:
-                raise Skip(f"VB-LoRA needs sizes divisible by vector_length {self.length}; {path} is "
-                           f"{m.out_features} x {m.in_features}.")
+                raise Skip(
+                    f"VB-LoRA needs sizes divisible by vector_length {self.length}; {path} is "
+                    f"{m.out_features} x {m.in_features}."
+                )
         self.extra_params = [NewParam("vblora_vector_bank", (self.count, self.length), self.dtype)]
 
     def shapes(self, path: str, module: Linear) -> Sequence[tuple[str, Shape]]:
@@ -315,16 +320,44 @@ def _method(name: str, title: str, trains: str, formula: str, source: str, cls: 
 
 
 METHODS = [
-    _method("vblora", "VB-LoRA", "one bank of vectors, and logits per target that choose from it",
-            "num_vectors * vector_length + sum over targets of r * num_vectors * (in + out) / vector_length",
-            "vblora; arXiv:2405.15179", VbLoraPlan),
-    _method("unilora", "Uni-LoRA", "one vector of theta_d_length numbers for all targets", "theta_d_length",
-            "unilora; arXiv:2506.00799", UniLoraPlan),
-    _method("tinylora", "TinyLoRA", "u numbers per target", "u * targets (fewer under weight_tying)",
-            "tinylora; arXiv:2602.04118", TinyLoraPlan),
-    _method("lily", "Lily", "As shared by stride_A layers, num_B Bs shared by all, and routers",
-            "per kind of target: r * in * ceil(layers / stride_A) + num_B * r * out + layers * num_B * r",
-            "lily; arXiv:2407.09946", LilyPlan),
-    _method("frod", "FRoD", "a diagonal and sparse_rate of the entries of an in x in matrix per target",
-            "sum over targets of in + int(in * in * sparse_rate)", "frod", FrodPlan),
+    _method(
+        "vblora",
+        "VB-LoRA",
+        "one bank of vectors, and logits per target that choose from it",
+        "num_vectors * vector_length + sum over targets of r * num_vectors * (in + out) / vector_length",
+        "vblora; arXiv:2405.15179",
+        VbLoraPlan,
+    ),
+    _method(
+        "unilora",
+        "Uni-LoRA",
+        "one vector of theta_d_length numbers for all targets",
+        "theta_d_length",
+        "unilora; arXiv:2506.00799",
+        UniLoraPlan,
+    ),
+    _method(
+        "tinylora",
+        "TinyLoRA",
+        "u numbers per target",
+        "u * targets (fewer under weight_tying)",
+        "tinylora; arXiv:2602.04118",
+        TinyLoraPlan,
+    ),
+    _method(
+        "lily",
+        "Lily",
+        "As shared by stride_A layers, num_B Bs shared by all, and routers",
+        "per kind of target: r * in * ceil(layers / stride_A) + num_B * r * out + layers * num_B * r",
+        "lily; arXiv:2407.09946",
+        LilyPlan,
+    ),
+    _method(
+        "frod",
+        "FRoD",
+        "a diagonal and sparse_rate of the entries of an in x in matrix per target",
+        "sum over targets of in + int(in * in * sparse_rate)",
+        "frod",
+        FrodPlan,
+    ),
 ]

@@ -149,13 +149,31 @@ def _method(
 
 
 METHODS = [
-    _method("shira", "SHiRA", "r * (in + out) single entries of each target", "sum over targets of r * (in + out)",
-            "shira; arXiv:2406.13175", ShiraPlan, KEYS["SHIRA"]),
-    _method("supertuning", "Super-Tuning", "the largest 1 - sparsity of each target's entries",
-            "sum over targets of int(in * out * (1 - sparsity))", "supertuning; arXiv:2607.09287", SupertuningPlan,
-            KEYS["SUPERTUNING"]),
-    _method("trainable_tokens", "Trainable tokens", "the embedding's rows of the given tokens (one by default)",
-            "tokens * hidden", "trainable_tokens", TrainableTokensPlan,
-            {**KEYS["TRAINABLE_TOKENS"], "token_indices": (0,)}),
+    _method(
+        "shira",
+        "SHiRA",
+        "r * (in + out) single entries of each target",
+        "sum over targets of r * (in + out)",
+        "shira; arXiv:2406.13175",
+        ShiraPlan,
+        KEYS["SHIRA"],
+    ),
+    _method(
+        "supertuning",
+        "Super-Tuning",
+        "the largest 1 - sparsity of each target's entries",
+        "sum over targets of int(in * out * (1 - sparsity))",
+        "supertuning; arXiv:2607.09287",
+        SupertuningPlan,
+        KEYS["SUPERTUNING"],
+    ),
+    _method(
+        "trainable_tokens",
+        "Trainable tokens",
+        "the embedding's rows of the given tokens (one by default)",
+        "tokens * hidden",
+        "trainable_tokens",
+        TrainableTokensPlan,
+        {**KEYS["TRAINABLE_TOKENS"], "token_indices": (0,)},
+    ),
 ]
-

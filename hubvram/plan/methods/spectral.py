@@ -146,8 +146,9 @@ class C3aPlan(TunerPlan):
         """Blocks must fill the weight."""
         b = self.block(path)
         if module.in_features % b or module.out_features % b:
-            raise Skip(f"C3A needs sizes divisible by block_size {b}; {path} is "
-                       f"{module.out_features} x {module.in_features}.")
+            raise Skip(
+                f"C3A needs sizes divisible by block_size {b}; {path} is {module.out_features} x {module.in_features}."
+            )
 
     def shapes(self, path: str, module: Linear) -> Sequence[tuple[str, Shape]]:
         """One row per block."""

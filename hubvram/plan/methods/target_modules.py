@@ -21,8 +21,22 @@ _MT5 = ("q", "k", "v", "o", "wi_0", "wi_1", "wo")
 
 LORA: Table = {
     **dict.fromkeys(
-        ("bart", "opt", "gptj", "gpt_neo", "llama", "llama4", "mistral", "mixtral", "stablelm", "gemma", "gemma2",
-         "gemma3_text", "qwen2", "qwen3"),
+        (
+            "bart",
+            "opt",
+            "gptj",
+            "gpt_neo",
+            "llama",
+            "llama4",
+            "mistral",
+            "mixtral",
+            "stablelm",
+            "gemma",
+            "gemma2",
+            "gemma3_text",
+            "qwen2",
+            "qwen3",
+        ),
         _QV,
     ),
     **dict.fromkeys(("bert", "roberta", "xlm-roberta", "electra", "layoutlm"), _BERT),
@@ -69,9 +83,7 @@ ADALORA: Table = {
     "gpt_bigcode": ("c_attn",),
     "bloom": _QKV,
     "gpt_neox": _QKV,
-    **dict.fromkeys(
-        ("gptj", "gpt_neo", "llama", "llama4", "gemma", "gemma2", "gemma3_text", "qwen2", "qwen3"), _QV
-    ),
+    **dict.fromkeys(("gptj", "gpt_neo", "llama", "llama4", "gemma", "gemma2", "gemma3_text", "qwen2", "qwen3"), _QV),
     "bert": _BERT,
     "roberta": ("query", "key", "value", "dense"),
     "deberta-v2": ("query_proj", "key_proj", "value_proj", "dense"),
@@ -114,9 +126,7 @@ IA3_FEEDFORWARD: Table = {
     **dict.fromkeys(("gpt_neox", "RefinedWebModel", "RefinedWeb", "falcon"), ("dense_4h_to_h",)),
     "gpt_neo": ("c_proj",),
     "mixtral": ("w2",),
-    **dict.fromkeys(
-        ("llama", "llama4", "mistral", "gemma", "gemma2", "gemma3_text", "qwen2", "qwen3"), ("down_proj",)
-    ),
+    **dict.fromkeys(("llama", "llama4", "mistral", "gemma", "gemma2", "gemma3_text", "qwen2", "qwen3"), ("down_proj",)),
 }
 """Which of IA3's targets scale their input instead of their output."""
 
@@ -127,8 +137,22 @@ BEFT: Table = {
     "bert": ("value",),
     "deberta-v2": ("value_proj",),
     **dict.fromkeys(
-        ("opt", "gptj", "gpt_neo", "bart", "llama", "llama4", "mistral", "mixtral", "phi", "gemma", "gemma2",
-         "gemma3_text", "qwen2", "qwen3"),
+        (
+            "opt",
+            "gptj",
+            "gpt_neo",
+            "bart",
+            "llama",
+            "llama4",
+            "mistral",
+            "mixtral",
+            "phi",
+            "gemma",
+            "gemma2",
+            "gemma3_text",
+            "qwen2",
+            "qwen3",
+        ),
         ("v_proj",),
     ),
 }
@@ -156,7 +180,12 @@ LN_TUNING: Table = {
     "bloom": ("input_layernorm", "post_attention_layernorm", "ln_f"),
     "falcon": ("input_layernorm", "post_attention_layernorm", "ln_f"),
     "llava": (
-        "multi_modal_projector", "input_layernorm", "post_attention_layernorm", "norm", "embed_tokens", "lm_head",
+        "multi_modal_projector",
+        "input_layernorm",
+        "post_attention_layernorm",
+        "norm",
+        "embed_tokens",
+        "lm_head",
     ),
     "t5": ("layer_norm", "final_layer_norm"),
     "mt5": ("layer_norm", "final_layer_norm"),
@@ -172,8 +201,19 @@ LN_TUNING: Table = {
 }
 
 OTHERS: Mapping[str, Table] = {
-    "ADALORA": ADALORA, "ADAMSS": ADAMSS, "BEFT": BEFT, "C3A": FOURIERFT, "FOURIERFT": FOURIERFT, "FROD": FROD,
-    "IA3": IA3, "LN_TUNING": LN_TUNING, "OSF": OSF, "PVERA": PVERA, "SHIRA": VERA, "VBLORA": VBLORA, "VERA": VERA,
+    "ADALORA": ADALORA,
+    "ADAMSS": ADAMSS,
+    "BEFT": BEFT,
+    "C3A": FOURIERFT,
+    "FOURIERFT": FOURIERFT,
+    "FROD": FROD,
+    "IA3": IA3,
+    "LN_TUNING": LN_TUNING,
+    "OSF": OSF,
+    "PVERA": PVERA,
+    "SHIRA": VERA,
+    "VBLORA": VBLORA,
+    "VERA": VERA,
     "WAVEFT": WAVEFT,
 }
 

@@ -19,8 +19,15 @@ from hubvram.timeline.tracer import Tensor
 
 Shape = tuple[int, ...]
 
-QUANT_WORDS: Mapping[str, str] = {"4bit": "a 4-bit (bitsandbytes)", "8bit": "an LLM.int8", "gptq": "a GPTQ",
-    "awq": "an AWQ", "hqq": "an HQQ", "aqlm": "an AQLM", "eetq": "an EETQ", "fp8": "an FP8",
+QUANT_WORDS: Mapping[str, str] = {
+    "4bit": "a 4-bit (bitsandbytes)",
+    "8bit": "an LLM.int8",
+    "gptq": "a GPTQ",
+    "awq": "an AWQ",
+    "hqq": "an HQQ",
+    "aqlm": "an AQLM",
+    "eetq": "an EETQ",
+    "fp8": "an FP8",
 }
 
 

@@ -162,5 +162,3 @@ def state_sizes(optimizer: Optimizer, p: Trained, *, trainer: bool = True) -> li
 def state_bytes(optimizer: Optimizer, p: Trained, *, trainer: bool = True) -> int:
     """Bytes on the GPU of all states of one parameter after the allocator's rounding."""
     return sum(rounded(size) for size in state_sizes(optimizer, p, trainer=trainer))
-
-
