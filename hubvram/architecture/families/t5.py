@@ -116,6 +116,7 @@ class Layers:
     def __init__(self, g: Any, net: Any) -> None:
         """Reads the facts once."""
         self.g = g
+        self.net = net
         self.facts = net.arch.facts
         self.heads = net.arch.num_attention_heads
         self.dropout = net.arch.facts["dropout"]
@@ -126,6 +127,8 @@ class Layers:
         q = heads_first(getattr(m, f"{name}_q")(g, h), self.heads)
         k = heads_first(getattr(m, f"{name}_k")(g, states), self.heads)
         v = heads_first(getattr(m, f"{name}_v")(g, states), self.heads)
+        if name == "self" and causal:
+            k, v, mask = self.net.with_prefix(g, m, k, v, mask)
         out = g.attention_biased(q, k, v, bias, mask, causal=causal, dropout=self.dropout, strided=name == "self")
         return getattr(m, f"{name}_o")(g, out)
 
