@@ -155,7 +155,7 @@ QLORA_CHECKPOINTED = Rung(
 
 GOALS: tuple[Goal, ...] = (
     Goal("best_quality", "best quality", (FULL_AMP, FULL_BF16, FULL_8BIT, LORA_WIDE, QLORA_WIDE)),
-    Goal("balance", "balance of quality and cost", (LORA, QLORA)),
+    Goal("balance", "balance", (LORA, QLORA)),
     Goal("smallest_card", "smallest card", (FULL_AMP, FULL_8BIT, LORA_SMALL, QLORA_SMALL), policy="smallest_card"),
     Goal(
         "fastest_to_try",

@@ -13,7 +13,7 @@ from hubvram.gpus import Card
 from hubvram.report.record import Estimate, Report
 
 KEPT_FREE = 0.05
-"""Share of a card that a recommendation leaves free: estimates are within a few per cent of what is measured."""
+"""Share of a card that a recommendation leaves free: an estimate is no guarantee, and another program may want some."""
 MAX_CARDS = COUNTS[-1]
 """Cards of one kind that are thought of where the user does not say how many there are."""
 _HALF = {"bfloat16": "float16", "bf16": "fp16"}

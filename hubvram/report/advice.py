@@ -76,9 +76,11 @@ def fit_page(result: FitReport, unit: str = "GiB", *, more_methods: int = 0) -> 
     notes = []
     if sheets:
         notes.append(
-            f"{unit}. Batch, tokens and rank: the largest that fits, all else as in the line above; "
-            "* where the model ends it, not the memory."
+            f"{unit}. Batch, tokens and rank: the largest that fits, all else as in the line above"
+            + ("; * where the model ends it." if _ended_by(result, "model") else ".")
         )
+        if _ended_by(result, "search"):
+            notes.append("+ where the search ends, not the card.")
     notes += [
         f"Lower bound for {method.method}: {'; '.join(method.not_counted)}." for method in methods if method.not_counted
     ]
@@ -93,6 +95,11 @@ def fit_page(result: FitReport, unit: str = "GiB", *, more_methods: int = 0) -> 
         notes=tuple(notes),
         fields=FIT_FIELDS,
     )
+
+
+def _ended_by(result: FitReport, bound: str) -> bool:
+    limits = (limit for card in result.cards for method in card.methods for limit in method.limits)
+    return any(limit.bound == bound for limit in limits)
 
 
 def _head(report: Report, unit: str) -> tuple[str, ...]:
@@ -238,9 +245,10 @@ def recommend_page(advice: Advice, unit: str = "GiB") -> Page:
             for row_title, text in zip_longest((item.title,), _reasons(item, unit), fillvalue="")
         ],
     )
+    most = f"at most {advice.max_gpus} of a kind" if advice.max_gpus > 1 else "one card only"
     notes = [
-        f"{unit} per card; {KEPT_FREE:.0%} of each card is left free. Considered: {', '.join(advice.cards)}; "
-        + (f"at most {advice.max_gpus} of a kind." if advice.max_gpus > 1 else "one card only.")
+        f"{unit} per card; {KEPT_FREE:.0%} of each card is left free; {most}.",
+        *wrap(f"Considered: {', '.join(advice.cards)}.", _WIDTH + 30),
     ]
     bounds = dict.fromkeys(missing for item in advice.recommendations for missing in item.not_counted)
     if bounds:
