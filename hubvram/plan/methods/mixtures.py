@@ -94,6 +94,11 @@ class PolyPlan(TunerPlan):
         a, b, logits = params
         src = x.dt
         result = base(g, x)
+        if len(x.shape) != 3:
+            raise Skip(
+                f"Poly multiplies in batches (torch.bmm) and fails on the input {tuple(x.shape)} of {base.name}: "
+                "leave it out of target_modules."
+            )
         batch, tokens, wide = x.shape
         out = result.shape[-1]
         mix = g.any_op("poly router", (logits,), (batch, self.splits, self.skills), F32, save_result=True)

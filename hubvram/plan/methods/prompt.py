@@ -170,6 +170,12 @@ class PrefixPlan(MethodPlan):
         shape = (batch, self.heads, self.prefix_tokens, self.dim // self.heads)
         net.prefix_state = Prefix(g.t, x, shape, self.layers)
 
+    def after_loss(self, g: Ops, net: Any, loss: Tensor) -> Tensor:
+        """Raises Skip where no layer took its part: such a model's forward has no cache."""
+        if not net.cache:
+            raise Skip(f"{net.arch.model_type} takes no past_key_values, which prefix tuning fills.")
+        return loss
+
     def encode(self, g: Ops, net: Any, batch: int) -> Tensor:
         """Keys and values of all layers in one tensor."""
         w = net.prompt_params
