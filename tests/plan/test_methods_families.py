@@ -57,6 +57,7 @@ def test_runs_and_frees(name: str, checkpointing: bool) -> None:
             continue
         ran += 1
         assert read(tracer).ends[-1] == 0, method.name
-        waiting = {p.name for p in net.params if p.node is not None and p.node.expected > 0}
+        leaves: list[tuple[str, Any]] = [(p.name, p.node) for p in net.params if p.node is not None]
+        waiting = {n for n, leaf in leaves if leaf.expected > 0}
         assert waiting <= plan.method.idle, method.name
     assert ran > 40
