@@ -323,6 +323,7 @@ def keys() -> None:
         "from collections.abc import Mapping",
         "from typing import Any",
         "",
+        "# fmt: off",
         "KEYS: Mapping[str, Mapping[str, Any]] = {",
     ]
     for peft_type, config_class in sorted(PEFT_TYPE_TO_CONFIG_MAPPING.items(), key=lambda kv: kv[0].value):
@@ -345,7 +346,7 @@ def keys() -> None:
         if line.strip():
             out.append(line)
         out.append("    },")
-    out.append("}")
+    out += ["}", "# fmt: on"]
     KEYS.write_text("\n".join(out) + "\n")
 
 
