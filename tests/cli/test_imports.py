@@ -41,6 +41,8 @@ def modules_after(*arguments: str, **environment: str) -> set[str]:
         ("--version",),
         ("estimate", "--help"),
         ("scan", "--help"),
+        ("fit", "--help"),
+        ("recommend", "--help"),
         ("cache", "--help"),
         ("cache", "stats", "--help"),
         ("--no-such-option",),
