@@ -15,7 +15,7 @@ from hubvram.snapshot.text import shown
 
 MAX_VALUE = 10**9
 """Larger sizes than this are in no model: they are a mistake or a trick, and would only cost time and memory."""
-MAX_LAYERS = 5_000
+MAX_LAYERS = 2_000
 """Of a number of layers, blocks or groups: each costs work, whatever its size."""
 MAX_EXPERTS = 100_000
 _MAX_NUMBER = 1e15

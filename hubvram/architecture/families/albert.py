@@ -20,6 +20,10 @@ from hubvram.architecture.families._encoder import (
 )
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Block, Embedding, Module, Stack
+from hubvram.errors import UnsupportedError
+
+_MOST = 60
+"""Layers: each is traced by itself here, where other families trace one of each kind. ALBERT has 12 or 24."""
 
 
 def build(config: Config, header: Header) -> Architecture:
@@ -27,6 +31,8 @@ def build(config: Config, header: Header) -> Architecture:
     hidden = config.positive("hidden_size", default=4096)
     inner = config.positive("intermediate_size", default=16384)
     layers = config.positive("num_hidden_layers", default=12)
+    if layers > _MOST:
+        raise UnsupportedError(f"{config.where}: num_hidden_layers is {layers:,}, more than any ALBERT has.")
     heads = config.positive("num_attention_heads", default=64)
     groups = config.positive("num_hidden_groups", default=1)
     per_group = config.positive("inner_group_num", default=1)
