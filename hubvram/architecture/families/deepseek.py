@@ -13,16 +13,16 @@ from typing import Any
 
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
-from hubvram.architecture.families.moe import (
+from hubvram.architecture.families._moe import (
     EVEN,
     experts_apart,
     experts_of,
     gated_mlp,
     mlp,
-    route_groups,
     run_experts,
     shared_mlp,
 )
+from hubvram.architecture.families._routers import route_groups
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Block, Embedding, Linear, Module, Norm, Stack, Weight
 from hubvram.timeline.dtypes import F32

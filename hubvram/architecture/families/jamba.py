@@ -8,8 +8,8 @@ from typing import Any
 
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
+from hubvram.architecture.families._moe import EVEN, experts_apart, experts_of, gated_mlp, mlp, run_experts
 from hubvram.architecture.families.mamba import SLOW, causal_conv, conv_weights, idle, masked, selective_scan
-from hubvram.architecture.families.moe import EVEN, experts_apart, experts_of, gated_mlp, mlp, run_experts
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Block, Embedding, Linear, Module, Norm, Stack, Weight
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
+from hubvram.architecture.families._moe import gated_mlp, mlp, shared_mlp
 from hubvram.architecture.families.deepseek import complex_rotary
 from hubvram.architecture.families.llava import with_defaults
 from hubvram.architecture.families.mamba import plain_norm
-from hubvram.architecture.families.moe import gated_mlp, mlp, shared_mlp
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Block, Embedding, Linear, Module, Norm, Stack, Weight
 from hubvram.timeline.dtypes import F32

@@ -13,14 +13,20 @@ from typing import Any
 
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
+from hubvram.architecture.families._moe import (
+    EVEN,
+    Reader,
+    experts_apart,
+    experts_of,
+    gated_mlp,
+    mlp,
+    sparse_block,
+    sparse_layers,
+)
 from hubvram.architecture.families.llama import layer_kinds
+from hubvram.architecture.families.rotary import joined
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Block, Embedding, Linear, Module, Norm, Stack, Weight
-from hubvram.errors import UnsupportedError
-from hubvram.timeline.dtypes import F32
-
-EVEN = "Tokens spread evenly over the experts (each runs tokens x experts per token / experts rows)."
-"""What the loop over experts assumes; the grouped product needs no such assumption."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,20 +151,6 @@ STYLES: dict[str, Style] = {
 }
 
 
-class Reader:
-    """Config values with the model type's own defaults."""
-
-    def __init__(self, config: Config, defaults: Mapping[str, int]) -> None:
-        """``defaults`` are those of transformers' config class."""
-        self.config = config
-        self.defaults = defaults
-
-    def get(self, *names: str) -> int:
-        """A size of at least 1, by the first name found in the config, else the class default of any."""
-        default = next((self.defaults[n] for n in names if n in self.defaults), None)
-        return self.config.whole(*names, default=default)
-
-
 def build(config: Config, header: Header) -> Architecture:
     """From config.json."""
     arch = _build(config, header, legacy=False)
@@ -169,35 +161,6 @@ def build(config: Config, header: Header) -> Architecture:
 
 def _flag(config: Config, given: bool | str) -> bool:
     return config.flag(given, default=False) if isinstance(given, str) else given
-
-
-def gated_mlp(path: str, hidden: int, inner: int, prefix: str = "", bias: bool = False) -> dict[str, Module]:
-    """A gated MLP at ``path``; attribute names with a prefix."""
-    return {
-        f"{prefix}gate_proj": Linear(f"{path}.gate_proj", hidden, inner, bias),
-        f"{prefix}up_proj": Linear(f"{path}.up_proj", hidden, inner, bias),
-        f"{prefix}down_proj": Linear(f"{path}.down_proj", inner, hidden, bias, role="mlp_out"),
-    }
-
-
-def experts_of(path: str, hidden: int, width: int, count: int, *, gated: bool = True) -> dict[str, Module]:
-    """The stacked experts of transformers 5: (experts, out, in)."""
-    up = ("gate_up_proj", 2 * width) if gated else ("up_proj", width)
-    return {
-        "experts_up": Weight(f"{path}.{up[0]}", (count, up[1], hidden), adaptable=True),
-        "experts_down": Weight(f"{path}.down_proj", (count, hidden, width), adaptable=True),
-    }
-
-
-def experts_apart(path: str, hidden: int, width: int, count: int, names: tuple[str, str, str]) -> dict[str, Module]:
-    """The experts of transformers < 5: one MLP each."""
-    gate, up, down = names
-    out: dict[str, Module] = {}
-    for i in range(count):
-        out[f"e{i}_gate"] = Linear(f"{path}.{i}.{gate}", hidden, width)
-        out[f"e{i}_up"] = Linear(f"{path}.{i}.{up}", hidden, width)
-        out[f"e{i}_down"] = Linear(f"{path}.{i}.{down}", width, hidden)
-    return out
 
 
 def sparse_modules(config: Config, read: Reader, style: Style, hidden: int, *, legacy: bool) -> dict[str, Module]:
@@ -332,20 +295,6 @@ def _build(config: Config, header: Header, *, legacy: bool) -> Architecture:
     )
 
 
-def sparse_layers(config: Config, read: Reader, layers: int, experts: int) -> list[bool]:
-    """Which layers have experts: ``first_k_dense_replace``, or ``mlp_only_layers`` and ``decoder_sparse_step``.
-
-    Raises:
-        UnsupportedError: a model without experts under a sparse model type.
-    """
-    first = config.whole("first_k_dense_replace", default=read.defaults.get("first_k_dense_replace", 0))
-    step = config.whole("decoder_sparse_step", default=1)
-    dense = config.raw("mlp_only_layers") or []
-    if experts < 1:
-        raise UnsupportedError(f"{config.where}: {experts} experts.")
-    return [i >= first and i not in dense and (i + 1) % step == 0 for i in range(layers)]
-
-
 def forward(g: Any, net: Any, batch: Any) -> Any:
     """MixtralForCausalLM.forward and its like."""
     x = trunk(g, net, batch)
@@ -378,7 +327,7 @@ def trunk(g: Any, net: Any, batch: Any) -> Any:
             q, k = g.rms_norm(q, m.q_norm.weight), g.rms_norm(k, m.k_norm.weight)
         q, k = q.view(b, heads, s, dim), k.view(b, kv_heads, s, dim)
         if partial:
-            q, k = rotary_partial(g, q, k, cos, sin, facts["rotary_dim"])
+            q, k = joined(g, q, k, cos, sin, facts["rotary_dim"])
         else:
             q, k = g.rotary(q, k, cos, sin)
         k, v, mask = net.with_prefix(g, m, k, v, masks[m.facts["window"]])
@@ -397,136 +346,6 @@ def trunk(g: Any, net: Any, batch: Any) -> Any:
 
     x = net.run(g, "layers", layer, x)
     return norm(x, net.norm)
-
-
-def rotary_partial(g: Any, q: Any, k: Any, cos: Any, sin: Any, dim: int) -> tuple[Any, Any]:
-    """GLM's: rotary on the first ``dim`` of each head; q and k are turned before either is joined again."""
-    whole_q, whole_k = q.shape, k.shape
-    q_part, q_rest = g.slice(q, (*whole_q[:-1], dim)), g.slice(q, (*whole_q[:-1], whole_q[-1] - dim))
-    k_part, k_rest = g.slice(k, (*whole_k[:-1], dim)), g.slice(k, (*whole_k[:-1], whole_k[-1] - dim))
-    q_out = g.rotary_one(q_part, cos, sin)
-    k_out = g.rotary_one(k_part, cos, sin)
-    q_out = g.cat((q_out, q_rest), whole_q)
-    k_out = g.cat((k_out, k_rest), whole_k)
-    return q_out, k_out
-
-
-def mlp(g: Any, m: Any, h: Any, act: str) -> Any:
-    """A dense layer's gated MLP."""
-    return m.down_proj(g, g.glu(act, m.gate_proj(g, h), m.up_proj(g, h)))
-
-
-def shared_mlp(g: Any, m: Any, h: Any, act: str) -> Any:
-    """The shared expert."""
-    return m.shared_down_proj(g, g.glu(act, m.shared_gate_proj(g, h), m.shared_up_proj(g, h)))
-
-
-def sparse_block(g: Any, m: Any, h: Any, act: str, facts: Mapping[str, Any]) -> Any:
-    """The mixture of experts of one layer: (batch, tokens, hidden) in and out."""
-    shape = h.shape
-    flat = h.view(-1, shape[-1])
-    shared = shared_mlp(g, m, flat, act) if facts["shared"] == "gated" else None
-    logits, weights, index = route(g, m, flat, facts)
-    out = run_experts(g, m, flat, index, weights, act, facts)
-    if shared is not None:
-        opened = g.sigmoid(m.shared_gate(g, flat))
-        shared = g.mul(opened, shared)
-        out = g.add(out, shared)
-    out = out.view(*shape)
-    if facts["shared"] == "plain":
-        out = g.add(out, shared_mlp(g, m, h, act))
-    if facts["shared_mlp"]:
-        out = g.add(out, m.shared_output(g, g.gated(act, m.shared_input(g, h))))
-    del logits
-    return out
-
-
-def run_experts(g: Any, m: Any, flat: Any, index: Any, weights: Any, act: str, facts: Mapping[str, Any]) -> Any:
-    """Stacked experts in one grouped product, or the old loop."""
-    if facts["legacy"]:
-        experts = [lambda x, i=i: expert_mlp(g, m, i, x, act) for i in range(facts["experts"])]
-        return g.experts_looped(flat, index, weights, experts)
-    return g.experts_grouped(
-        flat, index, weights, m.experts_up, m.experts_down, lambda x: g.gated(act, x), num_experts=facts["experts"]
-    )
-
-
-def expert_mlp(g: Any, m: Any, i: int, x: Any, act: str) -> Any:
-    """One expert of transformers < 5."""
-    inner = g.glu(act, getattr(m, f"e{i}_gate")(g, x), getattr(m, f"e{i}_up")(g, x))
-    return getattr(m, f"e{i}_down")(g, inner)
-
-
-def route(g: Any, m: Any, flat: Any, facts: Mapping[str, Any]) -> tuple[Any, Any, Any]:
-    """Router logits, weights of the chosen experts and their indices."""
-    router, k = facts["router"], facts["k"]
-    if router == "group":
-        return route_groups(g, m, flat, facts)
-    if facts["legacy"] or router == "mixer":
-        logits = m.gate(g, flat)
-        if router == "mixer":
-            weights, index = mixer(g, logits)
-            return logits, weights, index
-        weights, index = g.softmax_topk(logits, k, normalise=router == "mixtral" or facts["normalise"], cast=flat.dt)
-        return logits, weights, index
-    opened = g.opened(m.gate)
-    logits = g.linear(flat, opened.value(g), None, "router")
-    if router == "granite":
-        logits = g.float(logits)
-        top, index = g.topk(logits, k)
-        return logits, g.to(g.softmax(top, None), flat.dt), index
-    if router == "mixtral":
-        probs = g.softmax(g.float(logits), F32)
-        weights, index = g.topk(probs, k)
-        return logits, g.div_(weights, g.sum_last(weights)), index
-    weights, index = g.softmax_topk(logits, k, normalise=facts["normalise"], cast=logits.dt)
-    return logits, weights, index
-
-
-def route_groups(g: Any, m: Any, flat: Any, facts: Mapping[str, Any]) -> tuple[Any, Any, Any]:
-    """DeepSeek-V3's: fp32 logits, sigmoid, best groups, best k, normalised and scaled."""
-    opened = g.opened(m.gate)
-    logits = g.linear(g.to(flat, F32), g.to(opened.value(g), F32), None, "router")
-    scores = g.sigmoid(logits)
-    index = choose_groups(g, scores, facts)
-    weights = g.take_along(scores, index)
-    if facts["normalise"]:
-        weights = g.div_(weights, g.add_scalar(g.sum_last(weights)))
-    return logits, g.scale(weights), index
-
-
-def choose_groups(g: Any, scores: Any, facts: Mapping[str, Any]) -> Any:
-    """The best k experts of the best groups; no gradient flows through the choice."""
-    tokens, experts = scores.shape
-    plain = scores.detach()
-    choice = g.add_scalar(plain)
-    groups = facts["groups"]
-    best, _ = g.topk(choice.view(tokens * groups, experts // groups), 2)
-    del _
-    group_scores = g.sum_last(best)
-    mask = g.ones((tokens, groups), F32, "group mask")
-    score_mask = g.ones((tokens, experts), F32, "score mask")
-    choice = g.add_scalar(choice)
-    del best, group_scores, mask, score_mask
-    _, index = g.topk(choice, facts["k"])
-    return index
-
-
-def mixer(g: Any, scores: Any) -> tuple[Any, Any]:
-    """Phi-MoE's ``sparsemixer``: two sampled experts a token; small tensors of (tokens, experts)."""
-    first, one = mixer_half(g, scores, scores)
-    second, two = mixer_half(g, scores, g.scale(scores, "scatter"))
-    weights = g.cat((first, second), (first.shape[0], 2))
-    index = g.cat((one, two), (first.shape[0], 2))
-    return weights, index
-
-
-def mixer_half(g: Any, scores: Any, masked: Any) -> tuple[Any, Any]:
-    """One of the two choices."""
-    gates = g.softmax(g.scale(masked, "masked_fill"), None)
-    _, index = g.topk(gates.detach(), 1)
-    weights = g.mixer_weight(scores, gates, index)
-    return weights, index
 
 
 FAMILY = Family(

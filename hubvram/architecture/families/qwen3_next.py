@@ -11,18 +11,18 @@ from typing import Any
 
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
-from hubvram.architecture.families.mamba import causal_conv, conv_weights, masked
-from hubvram.architecture.families.moe import (
+from hubvram.architecture.families._moe import (
     EVEN,
     Reader,
     experts_apart,
     experts_of,
     gated_mlp,
     mlp,
-    rotary_partial,
     sparse_block,
     sparse_layers,
 )
+from hubvram.architecture.families.mamba import causal_conv, conv_weights, masked
+from hubvram.architecture.families.rotary import joined
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Block, Embedding, Linear, Module, Norm, Stack, Weight
 from hubvram.timeline.dtypes import F32
@@ -193,7 +193,7 @@ def attention(g: Any, net: Any, m: Any, h: Any, mask: Any, tables: Any) -> Any:
     k = g.rms_norm_gemma(m.k_proj(g, h).view(b, s, kv_heads, dim), m.k_norm.weight).view(b, kv_heads, s, dim)
     v = m.v_proj(g, h).view(b, kv_heads, s, dim)
     cos, sin = tables
-    q, k = rotary_partial(g, q, k, cos, sin, facts["rotary_dim"])
+    q, k = joined(g, q, k, cos, sin, facts["rotary_dim"])
     k, v, mask = net.with_prefix(g, m, k, v, mask)
     out = g.attention(q, k, v, mask, dropout=facts["dropout"], bhsd=True)
     return m.o_proj(g, g.mul(out, g.sigmoid(gate)))
