@@ -12,12 +12,12 @@ from hubvram.architecture.modules import Stack as Layers
 from hubvram.errors import SettingError
 from hubvram.plan import quantized
 from hubvram.plan.methods.base import Adapter, Context, Method, MethodPlan, NewParam, ParameterAdapter, Skip
-from hubvram.plan.network import Batch, is_half
+from hubvram.plan.network import Batch
 from hubvram.plan.optimizers import Optimizer, Trained
 from hubvram.plan.settings import QUANTIZATION_DEFAULTS, Settings
 from hubvram.plan.sharding import Sharding
 from hubvram.plan.stacks import Stack
-from hubvram.timeline.dtypes import BF16, BY_NAME, F16, F32, DType
+from hubvram.timeline.dtypes import BF16, BY_NAME, F16, F32, DType, is_half
 
 SEQ_CLS_HEADS = ("classifier", "score")
 """peft 0.21 ``PeftModelForSequenceClassification``: these are added to ``modules_to_save``."""

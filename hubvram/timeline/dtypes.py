@@ -62,3 +62,8 @@ def promote(a: DType, b: DType) -> DType:
     if a.rank == b.rank:
         return F32
     return a if a.rank > b.rank else b
+
+
+def is_half(dt: DType) -> bool:
+    """Whether a dtype is one of the two 16-bit floats."""
+    return dt is F16 or dt is BF16

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hubvram.architecture.modules import Embedding, Linear, Weight
+from hubvram.plan.layers import Linear4bit, Linear8bit
 from hubvram.plan.methods import experts, lora_variants, target_modules
 from hubvram.plan.methods.base import (
     Adapter,
@@ -24,7 +25,6 @@ from hubvram.plan.methods.base import (
     targets,
 )
 from hubvram.plan.methods.peft_keys import KEYS as PEFT_KEYS
-from hubvram.plan.network import Linear4bit, Linear8bit
 from hubvram.timeline.ops import Ops
 from hubvram.timeline.tracer import Param, Tensor
 

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from hubvram.architecture.modules import Embedding, Linear, Module, Stack, Weight
+from hubvram.plan.layers import Layer, PlainLinear, Table
 from hubvram.plan.methods.base import Adapter, Context, Method, MethodPlan, NewParam, Skip
 from hubvram.plan.methods.peft_keys import KEYS
-from hubvram.plan.network import Batch, Layer, Network, PlainLinear, Table
+from hubvram.plan.network import Batch, Network
 from hubvram.timeline.dtypes import BY_NAME, F32
 from hubvram.timeline.ops import Ops
 from hubvram.timeline.tracer import Param, Storage, Tensor
@@ -197,7 +198,11 @@ class ShadowNet:
         self._weights = {p.name.removeprefix("shadow_backbone."): p for p in net.prompt_params}
 
     def __getattr__(self, name: str) -> Any:
-        """Modules outside the layers, by the names the family gave them."""
+        """Modules outside the layers, by the names the family gave them.
+
+        Raises:
+            Skip: for the head, which the copy is made without.
+        """
         spec = self.__dict__["arch"].modules.get(name)
         if spec is None:
             raise AttributeError(name)
@@ -208,6 +213,8 @@ class ShadowNet:
             return self._weights[path]
         weight, bias = self._weights.get(f"{path}.weight"), self._weights.get(f"{path}.bias")
         if isinstance(spec, Linear):
+            if spec.role == "head":
+                raise Skip("The shadow copy has no head, and this model's loss is not worked out apart from its head.")
             return PlainLinear(spec.path, spec, weight, bias)  # type: ignore[arg-type]
         return Table(spec, weight, bias)
 
