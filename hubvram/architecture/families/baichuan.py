@@ -6,10 +6,11 @@ from typing import Any
 
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
+from hubvram.architecture.families._decoder import decoder_layer, ends, tied_head
 from hubvram.architecture.families._older import rms_norm_twice, shifted_loss
 from hubvram.architecture.families.rotary import rotation
 from hubvram.architecture.header import Header
-from hubvram.architecture.modules import Architecture, Block, Embedding, Linear, Module, Norm, Stack
+from hubvram.architecture.modules import Architecture, Block, Linear, Module, Norm, Stack
 from hubvram.timeline.dtypes import F32
 from hubvram.timeline.ops.attention import Mask
 
@@ -40,11 +41,7 @@ def build(config: Config, header: Header) -> Architecture:
         model_type="baichuan",
         class_name="BaichuanForCausalLM",
         task="causal",
-        modules={
-            "embed": Embedding("model.embed_tokens", vocab, hidden),
-            "norm": Norm("model.norm", hidden),
-            "lm_head": Linear("lm_head", hidden, vocab, role="head"),
-        },
+        modules=ends(hidden, vocab),
         stacks={"layers": Stack("model.layers", (Block(block),), (0,) * layers)},
         forward=forward,
         hidden_size=hidden,
@@ -54,7 +51,7 @@ def build(config: Config, header: Header) -> Architecture:
         num_key_value_heads=heads,
         head_dim=hidden // heads,
         max_seq_len=positions or config.optional("model_max_length"),
-        tied={"lm_head": "embed"} if config.flag("tie_word_embeddings", default=False) else {},
+        tied=tied_head(config),
         facts={
             "act": config.text("hidden_act", default="silu"),
             "alibi": alibi,
@@ -118,15 +115,7 @@ def decode(g: Any, net: Any, batch: Any) -> Any:
         h = g.mul(g.act(facts["act"], m.gate_proj(g, h)), m.up_proj(g, h))
         return m.down_proj(g, h)
 
-    def layer(m: Any, x: Any) -> Any:
-        h = norm(x, m.input_norm)
-        h = attention(m, h)
-        x = g.add(x, h)
-        h = norm(x, m.post_norm)
-        h = mlp(m, h)
-        return g.add(x, h)
-
-    x = net.run(g, "layers", layer, x)
+    x = net.run(g, "layers", decoder_layer(g, norm, attention, mlp), x)
     return norm(x, net.norm)
 
 

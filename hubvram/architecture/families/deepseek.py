@@ -13,6 +13,7 @@ from typing import Any
 
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
+from hubvram.architecture.families._decoder import decoder_layer, ends, tied_head
 from hubvram.architecture.families._moe import (
     EVEN,
     experts_apart,
@@ -24,7 +25,7 @@ from hubvram.architecture.families._moe import (
 )
 from hubvram.architecture.families._routers import route_groups
 from hubvram.architecture.header import Header
-from hubvram.architecture.modules import Architecture, Block, Embedding, Linear, Module, Norm, Stack, Weight
+from hubvram.architecture.modules import Architecture, Block, Linear, Module, Norm, Stack, Weight
 from hubvram.timeline.dtypes import F32
 
 DEFAULTS: Mapping[str, Mapping[str, int]] = {
@@ -113,18 +114,13 @@ def _build(config: Config, header: Header, *, legacy: bool) -> Architecture:
     dense = {**block, **gated_mlp("mlp", hidden, config.positive("intermediate_size"), "", mlp_bias)}
     blocks = (Block(dense, {"sparse": False}), Block(sparse, {"sparse": True}))
     order = tuple(int(i >= first) for i in range(layers))
-    tied = config.flag("tie_word_embeddings", default=False)
     nope, rope, value = size("qk_nope_head_dim"), size("qk_rope_head_dim"), size("v_head_dim")
     return Architecture(
         family="deepseek",
         model_type=model_type,
         class_name=None,
         task="causal",
-        modules={
-            "embed": Embedding("model.embed_tokens", vocab, hidden),
-            "norm": Norm("model.norm", hidden),
-            "lm_head": Linear("lm_head", hidden, vocab, role="head"),
-        },
+        modules=ends(hidden, vocab),
         stacks={"layers": Stack("model.layers", blocks, order)},
         forward=forward,
         hidden_size=hidden,
@@ -134,7 +130,7 @@ def _build(config: Config, header: Header, *, legacy: bool) -> Architecture:
         num_key_value_heads=config.whole("num_key_value_heads", default=heads),
         head_dim=nope + rope,
         max_seq_len=config.optional("max_position_embeddings"),
-        tied={"lm_head": "embed"} if tied else {},
+        tied=tied_head(config),
         assumptions=(EVEN,) if legacy else (),
         facts={
             "act": config.text("hidden_act", default="silu"),
@@ -173,15 +169,16 @@ def trunk(g: Any, net: Any, batch: Any) -> Any:
     tables = g.rotary_tables(1, s, facts["rotary_dim"], x.dt if facts["v3"] else F32)
     act = facts["act"]
 
-    def layer(m: Any, x: Any) -> Any:
-        h = g.rms_norm(x, m.input_norm.weight)
-        h = attention(g, net, m, h, mask, tables)
-        x = g.add(x, h)
-        h = g.rms_norm(x, m.post_norm.weight)
-        h = sparse_block(g, m, h, act, facts) if m.facts["sparse"] else mlp(g, m, h, act)
-        return g.add(x, h)
+    def norm(x: Any, w: Any) -> Any:
+        return g.rms_norm(x, w.weight)
 
-    x = net.run(g, "layers", layer, x)
+    def attend(m: Any, h: Any) -> Any:
+        return attention(g, net, m, h, mask, tables)
+
+    def feed_forward(m: Any, h: Any) -> Any:
+        return sparse_block(g, m, h, act, facts) if m.facts["sparse"] else mlp(g, m, h, act)
+
+    x = net.run(g, "layers", decoder_layer(g, norm, attend, feed_forward), x)
     return g.rms_norm(x, net.norm.weight)
 
 

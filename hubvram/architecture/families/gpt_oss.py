@@ -10,9 +10,10 @@ from typing import Any
 
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
+from hubvram.architecture.families._decoder import decoder_layer, ends, kinds_of, projections, tied_head
 from hubvram.architecture.families.llama import layer_kinds
 from hubvram.architecture.header import Header
-from hubvram.architecture.modules import Architecture, Block, Embedding, Linear, Module, Norm, Stack, Weight
+from hubvram.architecture.modules import Architecture, Block, Module, Norm, Stack, Weight
 
 EAGER = "Attention with sinks runs eagerly, whatever attn_implementation says: sdpa does not support it."
 
@@ -30,17 +31,12 @@ def build(config: Config, header: Header) -> Architecture:
     bias = config.flag("attention_bias", default=True)
     window = config.optional("sliding_window")
     if config.raw("layer_types") is None:  # GptOssConfig: every other layer, beginning with the first
-        windows = [window if i % 2 == 0 else None for i in range(layers)]
-        kinds = list(dict.fromkeys(windows))
-        order = tuple(kinds.index(w) for w in windows)
+        kinds, order = kinds_of(window if i % 2 == 0 else None for i in range(layers))
     else:
         kinds, order = layer_kinds(config, layers, window)
     modules: dict[str, Module] = {
         "input_norm": Norm("input_layernorm", hidden),
-        "q_proj": Linear("self_attn.q_proj", hidden, heads * head_dim, bias),
-        "k_proj": Linear("self_attn.k_proj", hidden, kv_heads * head_dim, bias),
-        "v_proj": Linear("self_attn.v_proj", hidden, kv_heads * head_dim, bias),
-        "o_proj": Linear("self_attn.o_proj", heads * head_dim, hidden, bias, role="attn_out"),
+        **projections(hidden, heads, kv_heads, head_dim, bias),
         "sinks": Weight("self_attn.sinks", (heads,)),
         "post_norm": Norm("post_attention_layernorm", hidden),
         "router": Weight("mlp.router.weight", (count, hidden), adaptable=True),
@@ -50,17 +46,12 @@ def build(config: Config, header: Header) -> Architecture:
         "experts_down": Weight("mlp.experts.down_proj", (count, inner, hidden), adaptable=True),
         "down_bias": Weight("mlp.experts.down_proj_bias", (count, hidden)),
     }
-    tied = config.flag("tie_word_embeddings", default=False)
     return Architecture(
         family="gpt_oss",
         model_type="gpt_oss",
         class_name=None,
         task="causal",
-        modules={
-            "embed": Embedding("model.embed_tokens", vocab, hidden),
-            "norm": Norm("model.norm", hidden),
-            "lm_head": Linear("lm_head", hidden, vocab, role="head"),
-        },
+        modules=ends(hidden, vocab),
         stacks={"layers": Stack("model.layers", tuple(Block(modules, {"window": w}) for w in kinds), order)},
         forward=forward,
         hidden_size=hidden,
@@ -70,7 +61,7 @@ def build(config: Config, header: Header) -> Architecture:
         num_key_value_heads=kv_heads,
         head_dim=head_dim,
         max_seq_len=config.optional("max_position_embeddings"),
-        tied={"lm_head": "embed"} if tied else {},
+        tied=tied_head(config),
         assumptions=(EAGER,),
         facts={
             "kinds": kinds,
@@ -109,15 +100,13 @@ def trunk(g: Any, net: Any, batch: Any) -> Any:
         k, v, mask = net.with_prefix(g, m, k, v, masks[m.facts["window"]])
         return m.o_proj(g, sink_attention(g, q, k, v, mask, m.sinks, facts["dropout"]))
 
-    def layer(m: Any, x: Any) -> Any:
-        h = g.rms_norm_fp32_weight(x, m.input_norm.weight)
-        h = attention(m, h)
-        x = g.add(x, h)
-        h = g.rms_norm_fp32_weight(x, m.post_norm.weight)
-        h = sparse_block(g, m, h, facts)
-        return g.add(x, h)
+    def norm(x: Any, w: Any) -> Any:
+        return g.rms_norm_fp32_weight(x, w.weight)
 
-    x = net.run(g, "layers", layer, x)
+    def mlp(m: Any, h: Any) -> Any:
+        return sparse_block(g, m, h, facts)
+
+    x = net.run(g, "layers", decoder_layer(g, norm, attention, mlp), x)
     return g.rms_norm_fp32_weight(x, net.norm.weight)
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
+from hubvram.architecture.families._decoder import decoder_layer, ends, projections, stack_of, tied_head
 from hubvram.architecture.families._moe import EVEN, experts_apart, experts_of, gated_mlp, mlp, run_experts
 from hubvram.architecture.families.mamba import SLOW, causal_conv, conv_weights, idle, masked, selective_scan
 from hubvram.architecture.header import Header
-from hubvram.architecture.modules import Architecture, Block, Embedding, Linear, Module, Norm, Stack, Weight
+from hubvram.architecture.modules import Architecture, Block, Linear, Module, Norm, Weight
 
 
 def build(config: Config, header: Header) -> Architecture:
@@ -55,12 +56,7 @@ def _build(config: Config, *, legacy: bool) -> Architecture:
         "input_norm": Norm("input_layernorm", hidden),
         "post_norm": Norm("pre_ff_layernorm", hidden),
     }
-    attention: dict[str, Module] = {
-        "q_proj": Linear("self_attn.q_proj", hidden, heads * head_dim),
-        "k_proj": Linear("self_attn.k_proj", hidden, kv_heads * head_dim),
-        "v_proj": Linear("self_attn.v_proj", hidden, kv_heads * head_dim),
-        "o_proj": Linear("self_attn.o_proj", heads * head_dim, hidden, role="attn_out"),
-    }
+    attention = projections(hidden, heads, kv_heads, head_dim)
     scan = mixer_modules(config, hidden, inner, states, rank)
     sparse: dict[str, Module]
     if legacy:
@@ -74,28 +70,20 @@ def _build(config: Config, *, legacy: bool) -> Architecture:
     attn_every, attn_at = config.positive("attn_layer_period", default=8), config.whole("attn_layer_offset", default=4)
     moe_every = config.positive("expert_layer_period", default=2)
     moe_at = config.whole("expert_layer_offset", default=1)
-    blocks: list[Block] = []
-    order: list[int] = []
-    seen: dict[tuple[bool, bool], int] = {}
-    for i in range(layers):
-        key = (i % attn_every == attn_at, count > 1 and i % moe_every == moe_at)
-        if key not in seen:
-            seen[key] = len(blocks)
-            parts = {**norms, **(attention if key[0] else scan), **(sparse if key[1] else dense)}
-            blocks.append(Block(parts, {"attention": key[0], "sparse": key[1]}))
-        order.append(seen[key])
-    tied = config.flag("tie_word_embeddings", default=False)
+    keys = [(i % attn_every == attn_at, count > 1 and i % moe_every == moe_at) for i in range(layers)]
+
+    def block(key: tuple[bool, bool]) -> Block:
+        attends, chooses = key
+        parts = {**norms, **(attention if attends else scan), **(sparse if chooses else dense)}
+        return Block(parts, {"attention": attends, "sparse": chooses})
+
     return Architecture(
         family="jamba",
         model_type="jamba",
         class_name=None,
         task="causal",
-        modules={
-            "embed": Embedding("model.embed_tokens", vocab, hidden),
-            "norm": Norm("model.final_layernorm", hidden),
-            "lm_head": Linear("lm_head", hidden, vocab, role="head"),
-        },
-        stacks={"layers": Stack("model.layers", tuple(blocks), tuple(order))},
+        modules=ends(hidden, vocab, norm="model.final_layernorm"),
+        stacks={"layers": stack_of("model.layers", keys, block)},
         forward=forward,
         hidden_size=hidden,
         vocab_size=vocab,
@@ -104,7 +92,7 @@ def _build(config: Config, *, legacy: bool) -> Architecture:
         num_key_value_heads=kv_heads,
         head_dim=head_dim,
         max_seq_len=config.optional("max_position_embeddings"),
-        tied={"lm_head": "embed"} if tied else {},
+        tied=tied_head(config),
         assumptions=(SLOW, EVEN) if legacy else (SLOW,),
         facts={
             "act": config.text("hidden_act", default="silu"),
@@ -143,15 +131,16 @@ def trunk(g: Any, net: Any, batch: Any) -> Any:
         k, v, own = net.with_prefix(g, m, k, v, mask)
         return m.o_proj(g, g.attention(q, k, v, own, dropout=facts["dropout"]))
 
-    def layer(m: Any, x: Any) -> Any:
-        h = g.rms_norm(x, m.input_norm.weight)
-        h = attention(m, h) if m.facts["attention"] else mixer(g, m, h, facts, batch.padding)
-        x = g.add(x, h)
-        h = g.rms_norm(x, m.post_norm.weight)
-        h = sparse_block(g, m, h, facts) if m.facts["sparse"] else mlp(g, m, h, facts["act"])
-        return g.add(x, h)
+    def norm(x: Any, w: Any) -> Any:
+        return g.rms_norm(x, w.weight)
 
-    x = net.run(g, "layers", layer, x)
+    def mix(m: Any, h: Any) -> Any:
+        return attention(m, h) if m.facts["attention"] else mixer(g, m, h, facts, batch.padding)
+
+    def feed_forward(m: Any, h: Any) -> Any:
+        return sparse_block(g, m, h, facts) if m.facts["sparse"] else mlp(g, m, h, facts["act"])
+
+    x = net.run(g, "layers", decoder_layer(g, norm, mix, feed_forward), x)
     return g.rms_norm(x, net.norm.weight)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
+from hubvram.architecture.families._decoder import kinds_of, tied_head
 from hubvram.architecture.families.rotary import rotation
 from hubvram.architecture.families.variants import VARIANTS, Bias, Variant
 from hubvram.architecture.header import Header
@@ -33,8 +34,7 @@ def layer_kinds(config: Config, layers: int, window: int | None) -> tuple[list[i
         ]
     else:
         windows = [window] * layers
-    kinds = list(dict.fromkeys(windows))
-    return kinds, tuple(kinds.index(w) for w in windows)
+    return kinds_of(windows)
 
 
 def windows_of(config: Config, variant: Variant, layers: int) -> list[int | None]:
@@ -107,15 +107,13 @@ def build_variant(
     block = _block(config, header, variant, prefix, (hidden, inner, heads, kv_heads, head_dim))
     windows = windows_of(config, variant, layers)
     turned = rotated(config, variant, windows)
-    kinds = list(dict.fromkeys(zip(windows, turned, strict=True)))
-    order = tuple(kinds.index(k) for k in zip(windows, turned, strict=True))
+    kinds, order = kinds_of(zip(windows, turned, strict=True))
     sliding = config.optional("sliding_window") if variant.window == "types" else None
     masks = [None, sliding] if sliding is not None else list(dict.fromkeys(windows))
     blocks = tuple(Block(block, {"window": w, "rotary": t}) for w, t in kinds)
     named = config.rope_parameter("partial_rotary_factor", variant.partial)
     part = config.number("partial_rotary_factor", default=named)
     norm = variant.final_norm.replace("model.", f"{prefix}.", 1)
-    tied = config.flag("tie_word_embeddings", default=False)
     return Architecture(
         family=model_type,
         model_type=model_type,
@@ -135,7 +133,7 @@ def build_variant(
         num_key_value_heads=kv_heads,
         head_dim=head_dim,
         max_seq_len=config.optional("max_position_embeddings"),
-        tied={"lm_head": "embed"} if tied else {},
+        tied=tied_head(config),
         facts=_facts(config, variant, block, masks, int(head_dim * part)),
     )
 

@@ -11,12 +11,19 @@ from typing import Any
 
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
+from hubvram.architecture.families._decoder import (
+    decoder_layer,
+    ends,
+    projections,
+    rms_without_weight,
+    stack_of,
+    tied_head,
+)
 from hubvram.architecture.families._moe import gated_mlp, mlp, shared_mlp
 from hubvram.architecture.families.deepseek import complex_rotary
 from hubvram.architecture.families.llava import with_defaults
-from hubvram.architecture.families.mamba import plain_norm
 from hubvram.architecture.header import Header
-from hubvram.architecture.modules import Architecture, Block, Embedding, Linear, Module, Norm, Stack, Weight
+from hubvram.architecture.modules import Architecture, Block, Linear, Module, Norm, Stack, Weight
 from hubvram.timeline.dtypes import F32
 
 TEXT_ONLY = "Batches are text only: the vision encoder is in memory, unused."
@@ -111,10 +118,7 @@ def text_model(config: Config) -> Architecture:
     bias = config.flag("attention_bias", default=False)
     shared: dict[str, Module] = {
         "input_norm": Norm("input_layernorm", hidden),
-        "q_proj": Linear("self_attn.q_proj", hidden, heads * dim, bias),
-        "k_proj": Linear("self_attn.k_proj", hidden, kv_heads * dim, bias),
-        "v_proj": Linear("self_attn.v_proj", hidden, kv_heads * dim, bias),
-        "o_proj": Linear("self_attn.o_proj", heads * dim, hidden, bias, role="attn_out"),
+        **projections(hidden, heads, kv_heads, dim, bias),
         "post_norm": Norm("post_attention_layernorm", hidden),
     }
     sparse: dict[str, Module] = {
@@ -129,27 +133,19 @@ def text_model(config: Config) -> Architecture:
     moe_layers = config.raw("moe_layers")
     sparse_at = set(moe_layers) if moe_layers is not None else set(range(step - 1, layers, step))
     ropes = config.raw("no_rope_layers") or [int((i + 1) % every != 0) for i in range(layers)]
-    blocks: list[Block] = []
-    order: list[int] = []
-    seen: dict[tuple[bool, bool], int] = {}
-    for i in range(layers):
-        key = (i in sparse_at, bool(ropes[i]))
-        if key not in seen:
-            seen[key] = len(blocks)
-            blocks.append(Block(sparse if key[0] else dense, {"sparse": key[0], "rope": key[1]}))
-        order.append(seen[key])
-    tied = config.flag("tie_word_embeddings", default=False)
+    keys = [(i in sparse_at, bool(ropes[i])) for i in range(layers)]
+
+    def block(key: tuple[bool, bool]) -> Block:
+        chooses, turns = key
+        return Block(sparse if chooses else dense, {"sparse": chooses, "rope": turns})
+
     return Architecture(
         family="llama4",
         model_type="llama4_text",
         class_name=None,
         task="causal",
-        modules={
-            "embed": Embedding("model.embed_tokens", vocab, hidden),
-            "norm": Norm("model.norm", hidden),
-            "lm_head": Linear("lm_head", hidden, vocab, role="head"),
-        },
-        stacks={"layers": Stack("model.layers", tuple(blocks), tuple(order))},
+        modules=ends(hidden, vocab),
+        stacks={"layers": stack_of("model.layers", keys, block)},
         forward=forward,
         hidden_size=hidden,
         vocab_size=vocab,
@@ -158,7 +154,7 @@ def text_model(config: Config) -> Architecture:
         num_key_value_heads=kv_heads,
         head_dim=dim,
         max_seq_len=config.optional("max_position_embeddings"),
-        tied={"lm_head": "embed"} if tied else {},
+        tied=tied_head(config),
         facts={
             "act": config.text("hidden_act", default="silu"),
             "chunk": config.optional("attention_chunk_size"),
@@ -189,15 +185,16 @@ def trunk(g: Any, net: Any, batch: Any) -> Any:
     }
     table = g.ones((b, s, net.arch.head_dim), F32, "rotary freqs_cis")
 
-    def layer(m: Any, x: Any) -> Any:
-        h = g.rms_norm(x, m.input_norm.weight)
-        h = attention(g, net, m, h, masks[m.facts["rope"]], table)
-        x = g.add(x, h)
-        h = g.rms_norm(x, m.post_norm.weight)
-        h = experts(g, m, h, facts) if m.facts["sparse"] else mlp(g, m, h, facts["act"])
-        return g.add(x, h)
+    def norm(x: Any, w: Any) -> Any:
+        return g.rms_norm(x, w.weight)
 
-    x = net.run(g, "layers", layer, x)
+    def attend(m: Any, h: Any) -> Any:
+        return attention(g, net, m, h, masks[m.facts["rope"]], table)
+
+    def feed_forward(m: Any, h: Any) -> Any:
+        return experts(g, m, h, facts) if m.facts["sparse"] else mlp(g, m, h, facts["act"])
+
+    x = net.run(g, "layers", decoder_layer(g, norm, attend, feed_forward), x)
     return g.rms_norm(x, net.norm.weight)
 
 
@@ -212,8 +209,8 @@ def attention(g: Any, net: Any, m: Any, h: Any, mask: Any, table: Any) -> Any:
     if m.facts["rope"]:
         q, k = complex_rotary(g, q, k, table)
         if facts["qk_norm"]:
-            q = plain_norm(g, q)
-            k = plain_norm(g, k)
+            q = rms_without_weight(g, q)
+            k = rms_without_weight(g, k)
     elif facts["tuned"]:
         q = g.to(g.mul(q, g.ones((1, 1, s, 1), F32, "attention scales")), q.dt)
     k, v, mask = net.with_prefix(g, m, k, v, mask)

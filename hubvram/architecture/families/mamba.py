@@ -12,8 +12,9 @@ from typing import Any
 
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
+from hubvram.architecture.families._decoder import ends, rms_without_weight, tied_head
 from hubvram.architecture.header import Header
-from hubvram.architecture.modules import Architecture, Block, Embedding, Linear, Module, Norm, Stack, Weight
+from hubvram.architecture.modules import Architecture, Block, Linear, Module, Norm, Stack, Weight
 from hubvram.timeline.dtypes import F32
 
 SLOW = (
@@ -67,17 +68,12 @@ def build(config: Config, header: Header) -> Architecture:
         modules["dt_weight"] = Weight("mixer.dt_layernorm.weight", (inner,), buffer=True)
         modules["b_weight"] = Weight("mixer.b_layernorm.weight", (states,), buffer=True)
         modules["c_weight"] = Weight("mixer.c_layernorm.weight", (states,), buffer=True)
-    tied = config.flag("tie_word_embeddings", default=True)
     return Architecture(
         family="mamba",
         model_type=model_type,
         class_name=None,
         task="causal",
-        modules={
-            "embed": Embedding("backbone.embeddings", vocab, hidden),
-            "norm": Norm("backbone.norm_f", hidden),
-            "lm_head": Linear("lm_head", hidden, vocab, role="head"),
-        },
+        modules=ends(hidden, vocab, "backbone.embeddings", "backbone.norm_f"),
         stacks={"layers": Stack("backbone.layers", (Block(modules),), (0,) * layers)},
         forward=forward,
         hidden_size=hidden,
@@ -87,7 +83,7 @@ def build(config: Config, header: Header) -> Architecture:
         num_key_value_heads=1,
         head_dim=states,
         max_seq_len=None,
-        tied={"lm_head": "embed"} if tied else {},
+        tied=tied_head(config, default=True),
         assumptions=(SLOW,),
         facts={
             "act": config.text("hidden_act", default="silu"),
@@ -152,7 +148,7 @@ def mixer(g: Any, m: Any, h: Any, facts: Any, padding: bool) -> Any:
     step, bb, cc = g.split(m.x_proj(g, rows), [(b, s, rank), (b, s, states), (b, s, states)])
     del rows
     if facts["falcon"]:
-        step, bb, cc = plain_norm(g, step), plain_norm(g, bb), plain_norm(g, cc)
+        step, bb, cc = rms_without_weight(g, step), rms_without_weight(g, bb), rms_without_weight(g, cc)
     step = g.linear(step, m.dt_proj.weight, None, "mixer.dt_proj")
     bias = g.float(m.dt_proj.bias)
     out = selective_scan(g, x, step, decay, bb, cc, g.float(m.d), z, bias)
@@ -160,11 +156,6 @@ def mixer(g: Any, m: Any, h: Any, facts: Any, padding: bool) -> Any:
     if b > 1:
         y = g.clone(y, "reshape")
     return m.out_proj(g, y.view(b, s, inner))
-
-
-def plain_norm(g: Any, x: Any) -> Any:
-    """Falcon-Mamba's RMSNorm without a weight."""
-    return g.to(g.rms_normalise(g.float(x)), x.dt)
 
 
 def causal_conv(g: Any, x: Any, conv: Any, kernel: int, act: str | None) -> Any:

@@ -9,10 +9,11 @@ from typing import Any
 
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
+from hubvram.architecture.families._decoder import ends, tied_head
 from hubvram.architecture.families.mamba import REFUSED, causal_conv, conv_weights, masked
 from hubvram.architecture.families.mamba import forward as mamba_forward
 from hubvram.architecture.header import Header
-from hubvram.architecture.modules import Architecture, Block, Embedding, Linear, Module, Norm, Stack, Weight
+from hubvram.architecture.modules import Architecture, Block, Linear, Module, Norm, Stack, Weight
 from hubvram.timeline.dtypes import F32
 
 SLOW = "State spaces run as matrix products in PyTorch, as transformers does without mamba-ssm's kernels."
@@ -39,17 +40,12 @@ def build(config: Config, header: Header) -> Architecture:
         "gated_norm": Norm("mixer.norm", inner),
         "out_proj": Linear("mixer.out_proj", inner, hidden, bias, role="mlp_out"),
     }
-    tied = config.flag("tie_word_embeddings", default=False)
     return Architecture(
         family="mamba2",
         model_type="mamba2",
         class_name=None,
         task="causal",
-        modules={
-            "embed": Embedding("backbone.embeddings", vocab, hidden),
-            "norm": Norm("backbone.norm_f", hidden),
-            "lm_head": Linear("lm_head", hidden, vocab, role="head"),
-        },
+        modules=ends(hidden, vocab, "backbone.embeddings", "backbone.norm_f"),
         stacks={"layers": Stack("backbone.layers", (Block(modules),), (0,) * layers)},
         forward=forward,
         hidden_size=hidden,
@@ -59,7 +55,7 @@ def build(config: Config, header: Header) -> Architecture:
         num_key_value_heads=1,
         head_dim=states,
         max_seq_len=None,
-        tied={"lm_head": "embed"} if tied else {},
+        tied=tied_head(config),
         assumptions=(SLOW,),
         facts={
             "act": config.text("hidden_act", default="silu"),

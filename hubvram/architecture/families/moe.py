@@ -13,6 +13,7 @@ from typing import Any
 
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
+from hubvram.architecture.families._decoder import projections, stack_of, tied_head
 from hubvram.architecture.families._moe import (
     EVEN,
     Reader,
@@ -26,7 +27,7 @@ from hubvram.architecture.families._moe import (
 from hubvram.architecture.families.llama import layer_kinds
 from hubvram.architecture.families.rotary import joined
 from hubvram.architecture.header import Header
-from hubvram.architecture.modules import Architecture, Block, Embedding, Linear, Module, Norm, Stack, Weight
+from hubvram.architecture.modules import Architecture, Block, Embedding, Linear, Module, Norm, Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,10 +216,7 @@ def _build(config: Config, header: Header, *, legacy: bool) -> Architecture:
     wide = style.norm == "layer"
     block: dict[str, Module] = {
         "input_norm": Norm("input_layernorm", hidden, bias=wide, kind=style.norm),
-        "q_proj": Linear("self_attn.q_proj", hidden, heads * head_dim, biased),
-        "k_proj": Linear("self_attn.k_proj", hidden, kv_heads * head_dim, biased),
-        "v_proj": Linear("self_attn.v_proj", hidden, kv_heads * head_dim, biased),
-        "o_proj": Linear("self_attn.o_proj", heads * head_dim, hidden, o_biased, role="attn_out"),
+        **projections(hidden, heads, kv_heads, head_dim, biased, o_biased),
         "post_norm": Norm("post_attention_layernorm", hidden, bias=wide, kind=style.norm),
     }
     if qk_norm:
@@ -234,17 +232,12 @@ def _build(config: Config, header: Header, *, legacy: bool) -> Architecture:
     if model_type in ("olmoe", "glm4_moe"):
         window = None
     kinds, window_of = layer_kinds(config, layers, window)
-    blocks: list[Block] = []
-    order: list[int] = []
-    seen: dict[tuple[bool, int], int] = {}
-    for i in range(layers):
-        key = (is_sparse[i], window_of[i])
-        if key not in seen:
-            seen[key] = len(blocks)
-            blocks.append(Block(sparse if key[0] else dense, {"window": kinds[key[1]], "sparse": key[0]}))
-        order.append(seen[key])
+
+    def kind(key: tuple[bool, int]) -> Block:
+        chooses, at = key
+        return Block(sparse if chooses else dense, {"window": kinds[at], "sparse": chooses})
+
     rotary = int(head_dim * config.rope_parameter("partial_rotary_factor", style.rotary))
-    tied = config.flag("tie_word_embeddings", default=False)
     return Architecture(
         family="moe",
         model_type=model_type,
@@ -261,7 +254,7 @@ def _build(config: Config, header: Header, *, legacy: bool) -> Architecture:
                 role="head",
             ),
         },
-        stacks={"layers": Stack("model.layers", tuple(blocks), tuple(order))},
+        stacks={"layers": stack_of("model.layers", zip(is_sparse, window_of, strict=True), kind)},
         forward=forward,
         hidden_size=hidden,
         vocab_size=vocab,
@@ -270,7 +263,7 @@ def _build(config: Config, header: Header, *, legacy: bool) -> Architecture:
         num_key_value_heads=kv_heads,
         head_dim=head_dim,
         max_seq_len=config.optional("max_position_embeddings"),
-        tied={"lm_head": "embed"} if tied else {},
+        tied=tied_head(config),
         assumptions=(EVEN,) if legacy else (),
         facts={
             "act": config.text("hidden_act", default="silu"),

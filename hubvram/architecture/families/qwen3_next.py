@@ -11,6 +11,7 @@ from typing import Any
 
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
+from hubvram.architecture.families._decoder import decoder_layer, ends, stack_of, tied_head
 from hubvram.architecture.families._moe import (
     EVEN,
     Reader,
@@ -24,7 +25,7 @@ from hubvram.architecture.families._moe import (
 from hubvram.architecture.families.mamba import causal_conv, conv_weights, masked
 from hubvram.architecture.families.rotary import joined
 from hubvram.architecture.header import Header
-from hubvram.architecture.modules import Architecture, Block, Embedding, Linear, Module, Norm, Stack, Weight
+from hubvram.architecture.modules import Architecture, Block, Linear, Module, Norm, Weight
 from hubvram.timeline.dtypes import F32
 
 CHUNK = 64
@@ -106,27 +107,19 @@ def _build(config: Config, *, legacy: bool) -> Architecture:
     every = read.get("full_attention_interval")
     full = [types[i] == "full_attention" if isinstance(types, list) else (i + 1) % every == 0 for i in range(layers)]
     delta = delta_modules(read, hidden)
-    blocks: list[Block] = []
-    order: list[int] = []
-    seen: dict[tuple[bool, bool], int] = {}
-    for key in [(full[i], is_sparse[i]) for i in range(layers)]:
-        if key not in seen:
-            seen[key] = len(blocks)
-            parts = {**norms, **(attention if key[0] else delta), **(sparse if key[1] else dense)}
-            blocks.append(Block(parts, {"attention": key[0], "sparse": key[1]}))
-        order.append(seen[key])
-    tied = config.flag("tie_word_embeddings", default=False)
+
+    def block(key: tuple[bool, bool]) -> Block:
+        attends, chooses = key
+        parts = {**norms, **(attention if attends else delta), **(sparse if chooses else dense)}
+        return Block(parts, {"attention": attends, "sparse": chooses})
+
     return Architecture(
         family="qwen3_next",
         model_type="qwen3_next",
         class_name=None,
         task="causal",
-        modules={
-            "embed": Embedding("model.embed_tokens", vocab, hidden),
-            "norm": Norm("model.norm", hidden),
-            "lm_head": Linear("lm_head", hidden, vocab, role="head"),
-        },
-        stacks={"layers": Stack("model.layers", tuple(blocks), tuple(order))},
+        modules=ends(hidden, vocab),
+        stacks={"layers": stack_of("model.layers", zip(full, is_sparse, strict=True), block)},
         forward=forward,
         hidden_size=hidden,
         vocab_size=vocab,
@@ -135,7 +128,7 @@ def _build(config: Config, *, legacy: bool) -> Architecture:
         num_key_value_heads=kv_heads,
         head_dim=dim,
         max_seq_len=config.optional("max_position_embeddings"),
-        tied={"lm_head": "embed"} if tied else {},
+        tied=tied_head(config),
         assumptions=(SLOW, EVEN) if legacy else (SLOW,),
         facts={
             "act": config.text("hidden_act", default="silu"),
@@ -170,15 +163,18 @@ def trunk(g: Any, net: Any, batch: Any) -> Any:
     mask = g.causal_mask(b, s, x.dt, batch.padding)
     tables = g.rotary_tables(1, s, facts["rotary_dim"], x.dt)
 
-    def layer(m: Any, x: Any) -> Any:
-        h = g.rms_norm_gemma(x, m.input_norm.weight)
-        h = attention(g, net, m, h, mask, tables) if m.facts["attention"] else delta_net(g, m, h, facts, batch.padding)
-        x = g.add(x, h)
-        h = g.rms_norm_gemma(x, m.post_norm.weight)
-        h = sparse_block(g, m, h, facts["act"], facts) if m.facts["sparse"] else mlp(g, m, h, facts["act"])
-        return g.add(x, h)
+    def norm(x: Any, w: Any) -> Any:
+        return g.rms_norm_gemma(x, w.weight)
 
-    x = net.run(g, "layers", layer, x)
+    def mix(m: Any, h: Any) -> Any:
+        return (
+            attention(g, net, m, h, mask, tables) if m.facts["attention"] else delta_net(g, m, h, facts, batch.padding)
+        )
+
+    def feed_forward(m: Any, h: Any) -> Any:
+        return sparse_block(g, m, h, facts["act"], facts) if m.facts["sparse"] else mlp(g, m, h, facts["act"])
+
+    x = net.run(g, "layers", decoder_layer(g, norm, mix, feed_forward), x)
     return g.rms_norm_gemma(x, net.norm.weight)
 
 
