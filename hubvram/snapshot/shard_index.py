@@ -46,7 +46,7 @@ def parse_index(raw: bytes, path: str, repo_id: str, listed: set[str] | None = N
     hint = "the index is broken: try another revision, or tell the repo's authors"
     if is_bulky(raw, 10_000, len(raw)):
         raise CorruptHeaderError(f"{where} holds more objects than a map of names", hint=hint, repo_id=repo_id)
-    if is_bulky(raw, len(raw), 2 * MAX_TENSORS):
+    if is_bulky(raw, len(raw), MAX_TENSORS + 10_000):
         raise too_large(where, f"names more than {MAX_TENSORS:,} tensors", repo_id)
     try:
         content: Any = json.loads(raw.decode("utf-8"))
