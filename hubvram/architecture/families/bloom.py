@@ -6,6 +6,7 @@ from typing import Any
 
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
+from hubvram.architecture.families._decoder import tied_head
 from hubvram.architecture.families._older import causal_loss
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Block, Embedding, Linear, Module, Norm, Stack
@@ -46,7 +47,7 @@ def build(config: Config, header: Header) -> Architecture:
         num_key_value_heads=heads,
         head_dim=hidden // heads,
         max_seq_len=config.optional("seq_length", "max_position_embeddings"),
-        tied={"lm_head": "embed"} if config.flag("tie_word_embeddings", default=True) else {},
+        tied=tied_head(config, default=True),
         facts={
             "post": config.flag("apply_residual_connection_post_layernorm", default=False),
             "hidden_dropout": config.number("hidden_dropout", default=0.0),

@@ -6,9 +6,10 @@ from typing import Any
 
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
+from hubvram.architecture.families._decoder import ends, tied_head
 from hubvram.architecture.families._older import causal_loss
 from hubvram.architecture.header import Header
-from hubvram.architecture.modules import Architecture, Block, Embedding, Linear, Module, Norm, Stack
+from hubvram.architecture.modules import Architecture, Block, Linear, Module, Norm, Stack
 from hubvram.timeline.dtypes import BF16, F16
 from hubvram.timeline.ops.attention import Mask
 
@@ -50,11 +51,7 @@ def build(config: Config, header: Header) -> Architecture:
         model_type=config.text("model_type", default="falcon"),
         class_name="FalconForCausalLM",
         task="causal",
-        modules={
-            "embed": Embedding("transformer.word_embeddings", vocab, hidden),
-            "norm": Norm("transformer.ln_f", hidden, bias=True, kind="layer"),
-            "lm_head": Linear("lm_head", hidden, vocab, role="head"),
-        },
+        modules=ends(hidden, vocab, "transformer.word_embeddings", "transformer.ln_f", kind="layer"),
         stacks={"layers": Stack("transformer.h", (Block(block),), (0,) * layers)},
         forward=forward,
         hidden_size=hidden,
@@ -64,7 +61,7 @@ def build(config: Config, header: Header) -> Architecture:
         num_key_value_heads=kv_heads,
         head_dim=dim,
         max_seq_len=config.optional("max_position_embeddings") or 2048,
-        tied={"lm_head": "embed"} if config.flag("tie_word_embeddings", default=True) else {},
+        tied=tied_head(config, default=True),
         facts={
             "act": config.text("activation", default="gelu"),
             "grouped": grouped,

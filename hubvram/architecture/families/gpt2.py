@@ -6,6 +6,8 @@ from typing import Any
 
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
+from hubvram.architecture.families._decoder import tied_head
+from hubvram.architecture.families._gpt import block, pdrops, run_mlp
 from hubvram.architecture.families._older import causal_loss
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Block, Embedding, Linear, Module, Norm, Stack
@@ -27,7 +29,7 @@ def build(config: Config, header: Header) -> Architecture:
     inner = config.optional("n_inner") or 4 * hidden
     if config.flag("add_cross_attention", default=False):
         raise UnsupportedError(f"{config.where}: a GPT-2 with cross-attention is not described here.")
-    block: dict[str, Module] = {
+    modules: dict[str, Module] = {
         "ln_1": Norm("ln_1", hidden, bias=True, kind="layer"),
         "c_attn": Linear("attn.c_attn", hidden, 3 * hidden, True, "Conv1D"),
         "attn_proj": Linear("attn.c_proj", hidden, hidden, True, "Conv1D", role="attn_out"),
@@ -35,7 +37,6 @@ def build(config: Config, header: Header) -> Architecture:
         "c_fc": Linear("mlp.c_fc", hidden, inner, True, "Conv1D"),
         "mlp_proj": Linear("mlp.c_proj", inner, hidden, True, "Conv1D", role="mlp_out"),
     }
-    tied = config.flag("tie_word_embeddings", default=True)
     return Architecture(
         family="gpt2",
         model_type="gpt2",
@@ -47,7 +48,7 @@ def build(config: Config, header: Header) -> Architecture:
             "norm": Norm("transformer.ln_f", hidden, bias=True, kind="layer"),
             "lm_head": Linear("lm_head", hidden, vocab, header.has_bias("lm_head", False), role="head"),
         },
-        stacks={"layers": Stack("transformer.h", (Block(block),), (0,) * layers)},
+        stacks={"layers": Stack("transformer.h", (Block(modules),), (0,) * layers)},
         forward=forward,
         hidden_size=hidden,
         vocab_size=vocab,
@@ -56,12 +57,10 @@ def build(config: Config, header: Header) -> Architecture:
         num_key_value_heads=heads,
         head_dim=hidden // heads,
         max_seq_len=positions,
-        tied={"lm_head": "embed"} if tied else {},
+        tied=tied_head(config, default=True),
         facts={
             "act": config.text("activation_function", default="gelu_new"),
-            "embd_pdrop": config.number("embd_pdrop", default=0.1),
-            "attn_pdrop": config.number("attn_pdrop", default=0.1),
-            "resid_pdrop": config.number("resid_pdrop", default=0.1),
+            **pdrops(config, 0.1),
             "upcast": config.flag("reorder_and_upcast_attn", default=False),
         },
     )
@@ -101,21 +100,9 @@ def decode(g: Any, net: Any, batch: Any) -> Any:
         return g.dropout(m.attn_proj(g, h), facts["resid_pdrop"])
 
     def mlp(m: Any, h: Any) -> Any:
-        h = m.c_fc(g, h)
-        h = g.act(facts["act"], h)
-        h = m.mlp_proj(g, h)
-        return g.dropout(h, facts["resid_pdrop"])
+        return run_mlp(g, m.c_fc, m.mlp_proj, h, facts["act"], facts["resid_pdrop"])
 
-    def layer(m: Any, x: Any) -> Any:
-        h = g.layer_norm(x, m.ln_1.weight, m.ln_1.bias)
-        out = attention(m, h)
-        h = g.add(out, x)
-        x = h
-        h = g.layer_norm(h, m.ln_2.weight, m.ln_2.bias)
-        ff = mlp(m, h)
-        return g.add(x, ff)
-
-    x = net.run(g, "layers", layer, x)
+    x = net.run(g, "layers", block(g, attention, mlp), x)
     del embedded, positions
     return g.layer_norm(x, net.norm.weight, net.norm.bias)
 

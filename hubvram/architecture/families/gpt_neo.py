@@ -6,6 +6,8 @@ from typing import Any
 
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
+from hubvram.architecture.families._decoder import tied_head
+from hubvram.architecture.families._gpt import block, run_mlp, scores
 from hubvram.architecture.families._older import causal_loss
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Block, Embedding, Linear, Module, Norm, Stack, Weight
@@ -20,7 +22,7 @@ def build(config: Config, header: Header) -> Architecture:
     positions = config.positive("max_position_embeddings", default=2048)
     vocab = config.positive("vocab_size", default=50257)
     inner = config.optional("intermediate_size") or 4 * hidden
-    block: dict[str, Module] = {
+    modules: dict[str, Module] = {
         "ln_1": Norm("ln_1", hidden, bias=True, kind="layer"),
         "bias": Weight("attn.attention.bias", (1, 1, positions, positions), buffer=True, dtype="bool"),
         "k_proj": Linear("attn.attention.k_proj", hidden, hidden),
@@ -42,7 +44,7 @@ def build(config: Config, header: Header) -> Architecture:
             "norm": Norm("transformer.ln_f", hidden, bias=True, kind="layer"),
             "lm_head": Linear("lm_head", hidden, vocab, role="head"),
         },
-        stacks={"layers": Stack("transformer.h", (Block(block),), (0,) * layers)},
+        stacks={"layers": Stack("transformer.h", (Block(modules),), (0,) * layers)},
         forward=forward,
         hidden_size=hidden,
         vocab_size=vocab,
@@ -51,7 +53,7 @@ def build(config: Config, header: Header) -> Architecture:
         num_key_value_heads=heads,
         head_dim=hidden // heads,
         max_seq_len=positions,
-        tied={"lm_head": "embed"} if config.flag("tie_word_embeddings", default=True) else {},
+        tied=tied_head(config, default=True),
         facts={
             "act": config.text("activation_function", default="gelu_new"),
             "embed_dropout": config.number("embed_dropout", default=0.0),
@@ -80,12 +82,7 @@ def decode(g: Any, net: Any, batch: Any) -> Any:
         k = g.to(k, F32)
         dt = v.dt
         shape = (b, heads, s, k.shape[2])
-        if b > 1:  # permuted views: matmul copies what it cannot view as three-dimensional
-            w = g.matmul(
-                g.clone(g.lower(q), "matmul reshape"), g.clone(g.lower(k), "matmul reshape"), shape, "attention scores"
-            )
-        else:
-            w = g.matmul(q, k, shape, "attention scores")
+        w = scores(g, q, k, shape)
         w = g.where(m.bias, w, shape)
         if mask is not None:
             w = g.add(w, mask.tensor)
@@ -112,21 +109,9 @@ def decode(g: Any, net: Any, batch: Any) -> Any:
         return g.dropout(h, facts["resid_dropout"])
 
     def mlp(m: Any, h: Any) -> Any:
-        h = m.c_fc(g, h)
-        h = g.act(facts["act"], h)
-        h = m.c_proj(g, h)
-        return g.dropout(h, facts["resid_dropout"])
+        return run_mlp(g, m.c_fc, m.c_proj, h, facts["act"], facts["resid_dropout"])
 
-    def layer(m: Any, x: Any) -> Any:
-        h = g.layer_norm(x, m.ln_1.weight, m.ln_1.bias)
-        out = attention(m, h)
-        h = g.add(out, x)
-        x = h
-        h = g.layer_norm(h, m.ln_2.weight, m.ln_2.bias)
-        ff = mlp(m, h)
-        return g.add(x, ff)
-
-    x = net.run(g, "layers", layer, x)
+    x = net.run(g, "layers", block(g, attention, mlp), x)
     del embedded, positions
     return g.layer_norm(x, net.norm.weight, net.norm.bias)
 

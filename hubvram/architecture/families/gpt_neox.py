@@ -6,10 +6,11 @@ from typing import Any
 
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
+from hubvram.architecture.families._decoder import ends, tied_head
 from hubvram.architecture.families._older import causal_loss
 from hubvram.architecture.families.rotary import joined
 from hubvram.architecture.header import Header
-from hubvram.architecture.modules import Architecture, Block, Embedding, Linear, Module, Norm, Stack
+from hubvram.architecture.modules import Architecture, Block, Linear, Module, Norm, Stack
 
 
 def build(config: Config, header: Header) -> Architecture:
@@ -29,17 +30,12 @@ def build(config: Config, header: Header) -> Architecture:
         "up": Linear("mlp.dense_h_to_4h", hidden, inner, True),
         "down": Linear("mlp.dense_4h_to_h", inner, hidden, True, role="mlp_out"),
     }
-    tied = config.flag("tie_word_embeddings", default=False)
     return Architecture(
         family="gpt_neox",
         model_type="gpt_neox",
         class_name="GPTNeoXForCausalLM",
         task="causal",
-        modules={
-            "embed": Embedding("gpt_neox.embed_in", vocab, hidden),
-            "norm": Norm("gpt_neox.final_layer_norm", hidden, bias=True, kind="layer"),
-            "lm_head": Linear("lm_head", hidden, vocab, role="head"),
-        },
+        modules=ends(hidden, vocab, "gpt_neox.embed_in", "gpt_neox.final_layer_norm", kind="layer"),
         stacks={"layers": Stack("gpt_neox.layers", (Block(block),), (0,) * layers)},
         forward=forward,
         hidden_size=hidden,
@@ -49,7 +45,7 @@ def build(config: Config, header: Header) -> Architecture:
         num_key_value_heads=heads,
         head_dim=hidden // heads,
         max_seq_len=config.optional("max_position_embeddings"),
-        tied={"lm_head": "embed"} if tied else {},
+        tied=tied_head(config),
         facts={
             "act": config.text("hidden_act", default="gelu"),
             "rotary_dim": int(hidden // heads * part),

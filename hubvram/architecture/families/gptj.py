@@ -6,6 +6,8 @@ from typing import Any
 
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
+from hubvram.architecture.families._decoder import tied_head
+from hubvram.architecture.families._gpt import pdrops, run_mlp, scores
 from hubvram.architecture.families._older import causal_loss
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Block, Embedding, Linear, Module, Norm, Stack, Weight
@@ -36,7 +38,6 @@ def build(config: Config, header: Header) -> Architecture:
         "fc_in": Linear("mlp.fc_in", hidden, inner, True),
         "fc_out": Linear("mlp.fc_out", inner, hidden, True, role="mlp_out"),
     }
-    tied = config.flag("tie_word_embeddings", default=False)
     return Architecture(
         family=model_type,
         model_type=model_type,
@@ -56,12 +57,10 @@ def build(config: Config, header: Header) -> Architecture:
         num_key_value_heads=heads,
         head_dim=hidden // heads,
         max_seq_len=positions,
-        tied={"lm_head": "embed"} if tied else {},
+        tied=tied_head(config),
         facts={
             "act": config.text("activation_function", default="gelu_new"),
-            "embd_pdrop": config.number("embd_pdrop", default=0.0),
-            "attn_pdrop": config.number("attn_pdrop", default=0.0),
-            "resid_pdrop": config.number("resid_pdrop", default=0.0),
+            **pdrops(config, 0.0),
             "turned": rotary_dim,
             "fused": fused,
         },
@@ -93,16 +92,7 @@ def decode(g: Any, net: Any, batch: Any) -> Any:  # noqa: C901 - nested function
         q = g.to(q, F32)
         k = g.to(k, F32)
         dt = v.dt
-        tokens = k.shape[2]
-        if b > 1:  # permuted views: matmul copies what it cannot view as three-dimensional
-            w = g.matmul(
-                g.clone(g.lower(q), "matmul reshape"),
-                g.clone(g.lower(k), "matmul reshape"),
-                (b, heads, s, tokens),
-                "attention scores",
-            )
-        else:
-            w = g.matmul(q, k, (b, heads, s, tokens), "attention scores")
+        w = scores(g, q, k, (b, heads, s, k.shape[2]))
         if not fused:
             w = g.scale(w, "scores scale")
         if mask is not None:
@@ -163,10 +153,7 @@ def decode(g: Any, net: Any, batch: Any) -> Any:  # noqa: C901 - nested function
         return g.dropout(h, facts["resid_pdrop"])
 
     def mlp(m: Any, h: Any) -> Any:
-        h = m.fc_in(g, h)
-        h = g.act(facts["act"], h)
-        h = m.fc_out(g, h)
-        return g.dropout(h, facts["resid_pdrop"])
+        return run_mlp(g, m.fc_in, m.fc_out, h, facts["act"], facts["resid_pdrop"])
 
     def layer(m: Any, x: Any) -> Any:
         h = g.layer_norm(x, m.ln_1.weight, m.ln_1.bias)

@@ -6,6 +6,7 @@ from typing import Any
 
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
+from hubvram.architecture.families._decoder import tied_head
 from hubvram.architecture.families._older import causal_loss
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Block, Embedding, Linear, Module, Norm, Stack
@@ -59,7 +60,7 @@ def build(config: Config, header: Header) -> Architecture:
         num_key_value_heads=heads,
         head_dim=hidden // heads,
         max_seq_len=positions,
-        tied={"lm_head": "embed"} if config.flag("tie_word_embeddings", default=True) else {},
+        tied=tied_head(config, default=True),
         token_dim=width,
         facts={
             "act": config.text("activation_function", default="relu"),

@@ -6,10 +6,11 @@ from typing import Any
 
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
+from hubvram.architecture.families._decoder import ends, tied_head
 from hubvram.architecture.families._older import shifted_loss
 from hubvram.architecture.families.rotary import joined_one
 from hubvram.architecture.header import Header
-from hubvram.architecture.modules import Architecture, Block, Embedding, Linear, Module, Norm, Stack
+from hubvram.architecture.modules import Architecture, Block, Linear, Module, Norm, Stack
 from hubvram.timeline.dtypes import BOOL, F32
 from hubvram.timeline.ops.attention import Mask
 
@@ -42,11 +43,7 @@ def build(config: Config, header: Header) -> Architecture:
         model_type="qwen",
         class_name="QWenLMHeadModel",
         task="causal",
-        modules={
-            "embed": Embedding("transformer.wte", vocab, hidden),
-            "norm": Norm("transformer.ln_f", hidden),
-            "lm_head": Linear("lm_head", hidden, vocab, role="head"),
-        },
+        modules=ends(hidden, vocab, "transformer.wte", "transformer.ln_f"),
         stacks={"layers": Stack("transformer.h", (Block(block),), (0,) * layers)},
         forward=forward,
         hidden_size=hidden,
@@ -56,7 +53,7 @@ def build(config: Config, header: Header) -> Architecture:
         num_key_value_heads=heads,
         head_dim=hidden // heads,
         max_seq_len=config.optional("max_position_embeddings", "seq_length"),
-        tied={"lm_head": "embed"} if config.flag("tie_word_embeddings", default=False) else {},
+        tied=tied_head(config),
         facts={
             "turned": int(channels * config.number("rotary_pct", default=1.0)),
             "attn_dropout": config.number("attn_dropout_prob", default=0.0),
