@@ -152,11 +152,11 @@ def _lighter_base(bench: Bench, method: str) -> Iterator[Change]:
     }
     for other in LIGHTER_BASE.get(method, ()):
         yield Change("method", other, f"{other} instead of {method}", costs[other], other)
-    held = bench.settings.quantization
+    held = bench.applied["quantization"]
     if (
         method not in LIGHTER_BASE
         and method not in costs
-        and not any(held.get(k) for k in ("load_in_4bit", "quant_method"))
+        and not any(held.get(k) for k in ("load_in_4bit", "load_in_8bit", "quant_method"))
     ):
         changes = {"quantization": {"load_in_4bit": True}}
         yield Change("quantization", {"load_in_4bit": True}, "a 4-bit base", costs["qlora"], method, changes)

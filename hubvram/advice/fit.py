@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from hubvram.advice.bench import Bench, growing_part, largest_part
 from hubvram.advice.changes import Change, tried
-from hubvram.advice.search import largest, powers, rising
+from hubvram.advice.search import largest, rising
 from hubvram.gpus import Card
 from hubvram.report.record import Estimate, Phase, Report, Status
 from hubvram.snapshot.records import Snapshot
@@ -212,10 +212,15 @@ def _tokens(bench: Bench, method: str, usable: int, max_seq_len: int | None) -> 
     def at(value: int) -> Estimate:
         return bench.estimate(method, {"seq_len": value})
 
-    now = int(bench.applied["seq_len"])
-    last = max(max_seq_len, now) if max_seq_len else MAX_TOKENS
+    def needs(value: int) -> int | None:
+        return at(value).total_bytes
+
+    last = max(max_seq_len, int(bench.applied["seq_len"])) if max_seq_len else MAX_TOKENS
     window = sliding_window(bench.snapshot)
-    points = powers(last, (now, window, window + 1) if window else (now,))
+    if window is None or window >= last:
+        points = rising(needs, usable, last)
+    else:
+        points = rising(needs, usable, window) + rising(needs, usable, last, window + 1)
     return _limit("seq_len", at, usable, points, "model" if max_seq_len else "search")
 
 

@@ -177,7 +177,7 @@ class Adviser:
             )
         counts = [1] if goal.one_card else self.counts
         if goal.policy == "smallest_card":
-            seat = self._smallest(rungs) or self._first(rungs[::-1], counts[1:])
+            seat = self._smallest(rungs, counts)
         else:
             seat = self._first(rungs, counts)
         if seat is None:
@@ -197,13 +197,14 @@ class Adviser:
                             return seat
         return None
 
-    def _smallest(self, rungs: Sequence[Rung]) -> _Seat | None:
-        """The smallest single card that carries any rung, with the first that it carries."""
-        for card in self.cards:
-            for rung in rungs:
-                for seat in self._seats(rung, card, 1):
-                    if seat.spare >= 0:
-                        return seat
+    def _smallest(self, rungs: Sequence[Rung], counts: Sequence[int]) -> _Seat | None:
+        """The fewest and smallest cards that carry any rung, with the first that they carry."""
+        for count in counts:
+            for card in self.cards:
+                for rung in rungs:
+                    for seat in self._seats(rung, card, count):
+                        if seat.spare >= 0:
+                            return seat
         return None
 
     def _seats(self, rung: Rung, card: Card, count: int) -> list[_Seat]:
@@ -230,7 +231,7 @@ class Adviser:
         """What a rung changes of the settings: nothing that the user has set, and nothing that is so already."""
         now = self.bench.settings
         wanted = self._wanted(rung, way)
-        if rung.method == "qlora" and not bf16:
+        if rung.method == "qlora" and not bf16 and not self.bench.applied["quantization"].get("quant_method"):
             wanted["quantization"] = {"bnb_4bit_compute_dtype": "float16"}
         changes: dict[str, Any] = {}
         for name, value in wanted.items():
@@ -265,8 +266,9 @@ class Adviser:
     def _passed(self, rung: Rung, seat: _Seat, goal: Goal, counts: Sequence[int]) -> PassedOver:
         """Why a rung above the one taken is not taken."""
         tried = [s for card in self.cards for s in self._seats(rung, card, 1)]
-        if goal.policy == "smallest_card" and seat.count == 1:
-            reason = f"does not fit on the {seat.card.name}"
+        if goal.policy == "smallest_card":
+            cards = f"the {seat.card.name}" if seat.count == 1 else f"{seat.count} x {seat.card.name}"
+            reason = self._why_none(rung) if not tried else f"does not fit on {cards}"
         elif not tried:
             reason = self._why_none(rung)
         elif goal.one_card or not rung.sharded or counts == [1]:

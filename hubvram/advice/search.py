@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 Total = Callable[[int], "int | None"]
 """Bytes at a value of the setting; None where there is no such run."""
@@ -29,18 +29,18 @@ def largest(total: Total, limit: int, points: Sequence[int]) -> int | None:
     return None
 
 
-def rising(total: Total, limit: int, last: int) -> list[int]:
-    """Points for `largest` where the total rises throughout: 1, 2, 4, ... up to the first that is too large."""
-    points = [1]
-    while points[-1] < last and _within(total(points[-1]), limit):
+def rising(total: Total, limit: int, last: int, first: int = 1) -> list[int]:
+    """Points for `largest` where the total rises: ``first``, twice that, ... up to the first that is too large.
+
+    A value without a run (fewer tokens than an image takes) is passed by.
+    """
+    points = [first]
+    while points[-1] < last:
+        value = total(points[-1])
+        if value is not None and value > limit:
+            break
         points.append(min(2 * points[-1], last))
     return points
-
-
-def powers(last: int, more: Iterable[int] = ()) -> list[int]:
-    """Points for `largest`: the powers of two up to ``last``, ``last`` itself, and ``more`` within."""
-    points = {1 << k for k in range(last.bit_length())} | {last}
-    return sorted(points | {point for point in more if 1 <= point <= last})
 
 
 def _within(value: int | None, limit: int) -> bool:

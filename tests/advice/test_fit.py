@@ -13,7 +13,7 @@ from hubvram import estimator, gpus
 from hubvram.accuracy.library import load
 from hubvram.advice.bench import PARTS, Bench, growing_part, largest_part
 from hubvram.advice.fit import MAX_BATCH, CardFit, Limit, MethodFit, fit_cards, sliding_window, widest
-from hubvram.advice.search import largest, powers, rising
+from hubvram.advice.search import largest, rising
 from hubvram.errors import SettingError
 from hubvram.gpus.cards import Card
 from hubvram.plan.settings import Settings
@@ -247,16 +247,16 @@ def test_the_search_finds_the_last_that_fits(limit: int, step: int, base: int, l
         return base + step * value
 
     expected = min((limit - base) // step, last) if base + step <= limit else None
-    assert largest(line, limit, powers(last)) == expected
+    assert largest(line, limit, [1, last]) == expected
     assert largest(line, limit, rising(line, limit, last)) == expected
 
 
 @given(st.lists(st.integers(0, 100), min_size=1, max_size=40), st.integers(0, 100))
 def test_what_the_search_finds_fits_and_the_next_does_not(totals: list[int], limit: int) -> None:
     """Whatever the totals do in between."""
-    found = largest(lambda value: totals[value - 1], limit, powers(len(totals)))
+    found = largest(lambda value: totals[value - 1], limit, [1, len(totals)])
     if found is None:
-        assert all(totals[point - 1] > limit for point in powers(len(totals)))
+        assert all(totals[point - 1] > limit for point in [1, len(totals)])
         return
     assert totals[found - 1] <= limit
     assert found == len(totals) or totals[found] > limit
@@ -273,6 +273,18 @@ def test_the_search_takes_few_steps() -> None:
     assert len(set(asked)) <= 26
 
 
-def test_a_value_without_a_run_is_not_taken() -> None:
-    assert largest(lambda value: None if value < 10 else value, 100, powers(64)) == 64
-    assert largest(lambda value: None, 100, powers(64)) is None
+def test_a_value_without_a_run_is_passed_by() -> None:
+    def image(tokens: int) -> int | None:
+        return None if tokens < 10 else tokens
+
+    assert largest(image, 100, rising(image, 100, 1000)) == 100
+    assert largest(image, 9, rising(image, 9, 64)) is None
+    assert rising(lambda value: None, 100, 5) == [1, 2, 4, 5]
+    assert rising(lambda value: value, 100, 1000, 60) == [60, 120]
+
+
+@pytest.mark.parametrize("repo_id", ["openai/gpt-oss-20b", "Qwen/Qwen3-8B-FP8", "TheBloke/Mistral-7B-v0.1-GPTQ"])
+def test_a_base_that_is_stored_quantised_is_not_quantised_again(models: Path, repo_id: str) -> None:
+    [adapter, lora] = fit_one(load(models, repo_id), gpus.find("4060"), ("ia3", "lora")).methods
+    for method in (adapter, lora):
+        assert "quantization" not in [change.setting for change in method.changes]
