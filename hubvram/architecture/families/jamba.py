@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import ceil
 from typing import Any
 
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
 from hubvram.architecture.families._decoder import decoder_layer, ends, projections, stack_of, tied_head
+from hubvram.architecture.families._mamba import SLOW, conv_weights, idle, mixer_modules, selective_mixer, step_rank
 from hubvram.architecture.families._moe import EVEN, experts_apart, experts_of, gated_mlp, mlp, run_experts
-from hubvram.architecture.families.mamba import SLOW, causal_conv, conv_weights, idle, masked, selective_scan
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Block, Linear, Module, Norm, Weight
 
@@ -21,18 +20,12 @@ def build(config: Config, header: Header) -> Architecture:
     return replace(arch, legacy=lambda: _build(config, legacy=True))
 
 
-def mixer_modules(config: Config, hidden: int, inner: int, states: int, rank: int) -> dict[str, Module]:
-    """``JambaMambaMixer``."""
-    bias = config.flag("mamba_proj_bias", default=False)
-    kernel = config.positive("mamba_d_conv", default=4)
+def mamba_modules(config: Config, hidden: int, inner: int, states: int, rank: int) -> dict[str, Module]:
+    """``JambaMambaMixer``: Mamba's, with norms on the step, B and C."""
+    bias, conv_bias = config.flag("mamba_proj_bias", default=False), config.flag("mamba_conv_bias", default=True)
+    conv = conv_weights("mamba.conv1d", inner, config.positive("mamba_d_conv", default=4), conv_bias)
     return {
-        "in_proj": Linear("mamba.in_proj", hidden, 2 * inner, bias),
-        "conv": conv_weights("mamba.conv1d", inner, kernel, config.flag("mamba_conv_bias", default=True)),
-        "x_proj": Linear("mamba.x_proj", inner, rank + 2 * states),
-        "dt_proj": Linear("mamba.dt_proj", rank, inner, True),
-        "a_log": Weight("mamba.A_log", (inner, states)),
-        "d": Weight("mamba.D", (inner,)),
-        "out_proj": Linear("mamba.out_proj", inner, hidden, bias, role="attn_out"),
+        **mixer_modules("mamba", hidden, inner, states, rank, conv, bias, "attn_out"),
         "dt_norm": Norm("mamba.dt_layernorm", rank),
         "b_norm": Norm("mamba.b_layernorm", states),
         "c_norm": Norm("mamba.c_layernorm", states),
@@ -50,14 +43,13 @@ def _build(config: Config, *, legacy: bool) -> Architecture:
     count = config.positive("num_experts", default=16)
     inner = config.positive("mamba_expand", default=2) * hidden
     states = config.positive("mamba_d_state", default=16)
-    rank = config.raw("mamba_dt_rank")
-    rank = ceil(hidden / 16) if rank is None or rank == "auto" else config.positive("mamba_dt_rank")
+    rank = step_rank(config, "mamba_dt_rank", hidden)
     norms: dict[str, Module] = {
         "input_norm": Norm("input_layernorm", hidden),
         "post_norm": Norm("pre_ff_layernorm", hidden),
     }
     attention = projections(hidden, heads, kv_heads, head_dim)
-    scan = mixer_modules(config, hidden, inner, states, rank)
+    scan = mamba_modules(config, hidden, inner, states, rank)
     sparse: dict[str, Module]
     if legacy:
         names = ("gate_proj", "up_proj", "down_proj")
@@ -160,25 +152,11 @@ def sparse_block(g: Any, m: Any, h: Any, facts: Any) -> Any:
 
 def mixer(g: Any, m: Any, h: Any, facts: Any, padding: bool) -> Any:
     """``JambaMambaMixer.forward`` without kernels: Mamba's, with norms on the step, B and C."""
-    b, s, _ = h.shape
-    dt, inner, states, rank = h.dt, facts["inner"], facts["states"], facts["rank"]
-    h = masked(g, h, padding)
-    projected = m.in_proj(g, h)
-    decay = g.scale(g.exp(g.float(m.a_log)), "neg")
-    x, z = g.split(projected, [(b, inner, s), (b, inner, s)])
-    x = causal_conv(g, x, m.conv, facts["kernel"], facts["act"])
-    x = masked(g, x.view(b, s, inner), padding)
-    rows = x if b == 1 else g.clone(x, "reshape")
-    step, bb, cc = g.split(m.x_proj(g, rows), [(b, s, rank), (b, s, states), (b, s, states)])
-    del rows
-    step, bb, cc = (g.rms_norm(part, norm.weight) for part, norm in ((step, m.dt_norm), (bb, m.b_norm), (cc, m.c_norm)))
-    step = g.linear(step, m.dt_proj.weight, None, "mamba.dt_proj")
-    bias = g.float(m.dt_proj.bias)
-    out = selective_scan(g, x, step, decay, bb, cc, g.float(m.d), z, bias)
-    y = g.to(out, dt)
-    if b > 1:
-        y = g.clone(y, "reshape")
-    return m.out_proj(g, y.view(b, s, inner))
+
+    def normed(step: Any, bb: Any, cc: Any) -> tuple[Any, Any, Any]:
+        return g.rms_norm(step, m.dt_norm.weight), g.rms_norm(bb, m.b_norm.weight), g.rms_norm(cc, m.c_norm.weight)
+
+    return selective_mixer(g, m, h, facts, padding, "mamba", normed)
 
 
 FAMILY = Family(

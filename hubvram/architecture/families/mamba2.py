@@ -10,7 +10,7 @@ from typing import Any
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
 from hubvram.architecture.families._decoder import ends, tied_head
-from hubvram.architecture.families.mamba import REFUSED, causal_conv, conv_weights, masked
+from hubvram.architecture.families._mamba import REFUSED, causal_conv, conv_weights, masked
 from hubvram.architecture.families.mamba import forward as mamba_forward
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Block, Linear, Module, Norm, Stack, Weight

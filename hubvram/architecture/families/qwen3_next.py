@@ -12,6 +12,7 @@ from typing import Any
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
 from hubvram.architecture.families._decoder import decoder_layer, ends, stack_of, tied_head
+from hubvram.architecture.families._mamba import causal_conv, conv_weights, masked
 from hubvram.architecture.families._moe import (
     EVEN,
     Reader,
@@ -22,7 +23,6 @@ from hubvram.architecture.families._moe import (
     sparse_block,
     sparse_layers,
 )
-from hubvram.architecture.families.mamba import causal_conv, conv_weights, masked
 from hubvram.architecture.families.rotary import joined
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Block, Linear, Module, Norm, Weight
