@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from hubvram.architecture.config import Config
-from hubvram.architecture.modules import Linear, Module, Norm, Weight
+from hubvram.architecture.modules import Embedding, Linear, Module, Norm, Weight
 
 
 def num_labels(config: Config) -> int:
@@ -119,6 +119,28 @@ def embed(g: Any, net: Any, batch: Any, dropout: float, *, from_ids: bool) -> An
         x = g.add(words, places)
     x = g.layer_norm(x, net.embed_norm.weight, net.embed_norm.bias)
     return g.dropout(x, dropout)
+
+
+def embedding_modules(prefix: str, vocab: int, width: int, places: int, types: int = 0) -> dict[str, Module]:
+    """``BertEmbeddings`` at ``prefix``: words, positions, token types if there are any, LayerNorm, id buffers."""
+    out: dict[str, Module] = {
+        "embed": Embedding(f"{prefix}.word_embeddings", vocab, width),
+        "positions": Embedding(f"{prefix}.position_embeddings", places, width),
+    }
+    if types:
+        out["token_types"] = Embedding(f"{prefix}.token_type_embeddings", types, width)
+    out["embed_norm"] = layer_norm(f"{prefix}.LayerNorm", width)
+    out["position_ids"] = index_buffer(f"{prefix}.position_ids", places)
+    if types:
+        out["token_type_ids"] = index_buffer(f"{prefix}.token_type_ids", places)
+    return out
+
+
+def add_norm(g: Any, linear: Any, norm: Any, h: Any, residual: Any, dropout: float) -> Any:
+    """``BertSelfOutput.forward`` and ``BertOutput.forward``: dense, dropout, LayerNorm of the sum with the residual."""
+    h = linear(g, h)
+    h = g.dropout(h, dropout)
+    return g.layer_norm(g.add(h, residual), norm.weight, norm.bias)
 
 
 def plain_attention(g: Any, q: Any, k: Any, v: Any, mask: Any, dropout: float) -> Any:

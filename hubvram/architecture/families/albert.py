@@ -10,16 +10,16 @@ from hubvram.architecture.families._encoder import (
     biased,
     classification_loss,
     embed,
+    embedding_modules,
     head_assumption,
     heads_first,
-    index_buffer,
     layer_norm,
     num_labels,
     plain_attention,
     run_pooled_head,
 )
 from hubvram.architecture.header import Header
-from hubvram.architecture.modules import Architecture, Block, Embedding, Module, Stack
+from hubvram.architecture.modules import Architecture, Block, Module, Stack
 from hubvram.errors import UnsupportedError
 
 _MOST = 60
@@ -55,21 +55,14 @@ def build(config: Config, header: Header) -> Architecture:
                 f"norm{i}": layer_norm(f"{at}.full_layer_layer_norm", hidden),
             }
         )
-    prefix = "albert.embeddings"
+    types = config.positive("type_vocab_size", default=2)
     return Architecture(
         family="albert",
         model_type="albert",
         class_name=None,
         task="seqcls",
         modules={
-            "embed": Embedding(f"{prefix}.word_embeddings", vocab, width),
-            "positions": Embedding(f"{prefix}.position_embeddings", places, width),
-            "token_types": Embedding(
-                f"{prefix}.token_type_embeddings", config.positive("type_vocab_size", default=2), width
-            ),
-            "embed_norm": layer_norm(f"{prefix}.LayerNorm", width),
-            "position_ids": index_buffer(f"{prefix}.position_ids", places),
-            "token_type_ids": index_buffer(f"{prefix}.token_type_ids", places),
+            **embedding_modules("albert.embeddings", vocab, width, places, types),
             "project": biased("albert.encoder.embedding_hidden_mapping_in", width, hidden),
             "pooler": biased("albert.pooler", hidden, hidden),
             "classifier": biased("classifier", hidden, labels, "head"),

@@ -7,12 +7,13 @@ from typing import Any
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
 from hubvram.architecture.families._encoder import (
+    add_norm,
     biased,
     classification_loss,
     embed,
+    embedding_modules,
     head_assumption,
     heads_first,
-    index_buffer,
     layer_norm,
     num_labels,
     plain_attention,
@@ -22,7 +23,7 @@ from hubvram.architecture.families._encoder import (
     two_layer_head,
 )
 from hubvram.architecture.header import Header
-from hubvram.architecture.modules import Architecture, Block, Embedding, Module, Stack
+from hubvram.architecture.modules import Architecture, Block, Module, Stack
 
 BASES = {"bert": "bert", "electra": "electra"}
 """Attribute of the base model in the task classes; ``roberta`` for all that follow RoBERTa."""
@@ -52,17 +53,8 @@ def build(config: Config, header: Header) -> Architecture:
         "down": biased("output.dense", inner, hidden, "mlp_out"),
         "norm": layer_norm("output.LayerNorm", hidden),
     }
-    prefix = f"{base}.embeddings"
-    modules: dict[str, Module] = {
-        "embed": Embedding(f"{prefix}.word_embeddings", vocab, width),
-        "positions": Embedding(f"{prefix}.position_embeddings", places, width),
-        "token_types": Embedding(
-            f"{prefix}.token_type_embeddings", config.positive("type_vocab_size", default=2), width
-        ),
-        "embed_norm": layer_norm(f"{prefix}.LayerNorm", width),
-        "position_ids": index_buffer(f"{prefix}.position_ids", places),
-        "token_type_ids": index_buffer(f"{prefix}.token_type_ids", places),
-    }
+    types = config.positive("type_vocab_size", default=2)
+    modules = embedding_modules(f"{base}.embeddings", vocab, width, places, types)
     if width != hidden:
         modules["project"] = biased(f"{base}.embeddings_project", width, hidden)
     modules.update(pooled_head(hidden, labels, base) if base == "bert" else two_layer_head(hidden, labels))
@@ -110,17 +102,12 @@ def forward(g: Any, net: Any, batch: Any) -> Any:
         k, v, full = net.with_prefix(g, m, k, v, mask)
         return plain_attention(g, q, k, v, full, attn_dropout)
 
-    def output(linear: Any, norm: Any, h: Any, residual: Any) -> Any:
-        h = linear(g, h)
-        h = g.dropout(h, dropout)
-        return g.layer_norm(g.add(h, residual), norm.weight, norm.bias)
-
     def layer(m: Any, x: Any) -> Any:
         h = attention(m, x)
         weights = g.returned_weights()
-        h = output(m.attn_out, m.attn_norm, h, x)
+        h = add_norm(g, m.attn_out, m.attn_norm, h, x, dropout)
         inner = g.act(act, m.up(g, h))
-        h = output(m.down, m.norm, inner, h)
+        h = add_norm(g, m.down, m.norm, inner, h, dropout)
         del weights
         return h
 

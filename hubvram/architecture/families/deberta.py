@@ -7,6 +7,7 @@ from typing import Any
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
 from hubvram.architecture.families._encoder import (
+    add_norm,
     biased,
     classification_loss,
     head_assumption,
@@ -214,19 +215,14 @@ def forward(g: Any, net: Any, batch: Any) -> Any:
         del allowed
         return g.rearranged(out, (b, s, heads * d))
 
-    def output(linear: Any, norm: Any, h: Any, residual: Any) -> Any:
-        h = linear(g, h)
-        h = g.dropout(h, dropout)
-        return g.layer_norm(g.add(h, residual), norm.weight, norm.bias)
-
     states: list[Any] = []  # every layer's input and the last output: output_hidden_states is always on
     running = [True]
 
     def layer(m: Any, x: Any) -> Any:
         h = attention(m, x)
-        h = output(m.attn_out, m.attn_norm, h, x)
+        h = add_norm(g, m.attn_out, m.attn_norm, h, x, dropout)
         inner = g.act(facts["act"], m.up(g, h))
-        h = output(m.down, m.norm, inner, h)
+        h = add_norm(g, m.down, m.norm, inner, h, dropout)
         return convolve(h, x) if m.facts["conv"] else h
 
     def convolve(residual: Any, embedded: Any) -> Any:

@@ -10,15 +10,15 @@ from hubvram.architecture.families._encoder import (
     biased,
     classification_loss,
     embed,
+    embedding_modules,
     head_assumption,
     heads_first,
-    index_buffer,
     layer_norm,
     num_labels,
     plain_attention,
 )
 from hubvram.architecture.header import Header
-from hubvram.architecture.modules import Architecture, Block, Embedding, Module, Stack
+from hubvram.architecture.modules import Architecture, Block, Module, Stack
 
 
 def build(config: Config, header: Header) -> Architecture:
@@ -40,17 +40,13 @@ def build(config: Config, header: Header) -> Architecture:
         "down": biased("ffn.lin2", inner, dim, "mlp_out"),
         "norm": layer_norm("output_layer_norm", dim),
     }
-    prefix = "distilbert.embeddings"
     return Architecture(
         family="distilbert",
         model_type="distilbert",
         class_name=None,
         task="seqcls",
         modules={
-            "embed": Embedding(f"{prefix}.word_embeddings", vocab, dim),
-            "positions": Embedding(f"{prefix}.position_embeddings", places, dim),
-            "embed_norm": layer_norm(f"{prefix}.LayerNorm", dim),
-            "position_ids": index_buffer(f"{prefix}.position_ids", places),
+            **embedding_modules("distilbert.embeddings", vocab, dim, places),
             "pre_classifier": biased("pre_classifier", dim, dim, "head"),
             "classifier": biased("classifier", dim, labels, "head"),
         },

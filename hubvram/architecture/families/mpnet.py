@@ -7,12 +7,13 @@ from typing import Any
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
 from hubvram.architecture.families._encoder import (
+    add_norm,
     biased,
     classification_loss,
     embed,
+    embedding_modules,
     head_assumption,
     heads_first,
-    index_buffer,
     layer_norm,
     num_labels,
     run_two_layer_head,
@@ -41,7 +42,6 @@ def build(config: Config, header: Header) -> Architecture:
         "down": biased("output.dense", inner, hidden, "mlp_out"),
         "norm": layer_norm("output.LayerNorm", hidden),
     }
-    prefix = "mpnet.embeddings"
     buckets = config.positive("relative_attention_num_buckets", default=32)
     return Architecture(
         family="mpnet",
@@ -49,10 +49,7 @@ def build(config: Config, header: Header) -> Architecture:
         class_name=None,
         task="seqcls",
         modules={
-            "embed": Embedding(f"{prefix}.word_embeddings", vocab, hidden),
-            "positions": Embedding(f"{prefix}.position_embeddings", places, hidden),
-            "embed_norm": layer_norm(f"{prefix}.LayerNorm", hidden),
-            "position_ids": index_buffer(f"{prefix}.position_ids", places),
+            **embedding_modules("mpnet.embeddings", vocab, hidden, places),
             "bias": Embedding("mpnet.encoder.relative_attention_bias", buckets, heads),
             **two_layer_head(hidden, labels),
         },
@@ -104,16 +101,11 @@ def forward(g: Any, net: Any, batch: Any) -> Any:
         out = g.clone(out)
         return m.o(g, out.view(b, s, heads * d))
 
-    def output(linear: Any, norm: Any, h: Any, residual: Any) -> Any:
-        h = linear(g, h)
-        h = g.dropout(h, dropout)
-        return g.layer_norm(g.add(h, residual), norm.weight, norm.bias)
-
     def layer(m: Any, x: Any) -> Any:
         h = attention(m, x)
         h = g.layer_norm(g.add(g.dropout(h, dropout), x), m.attn_norm.weight, m.attn_norm.bias)
         inner = g.act(facts["act"], m.up(g, h))
-        return output(m.down, m.norm, inner, h)
+        return add_norm(g, m.down, m.norm, inner, h, dropout)
 
     x = net.run(g, "layers", layer, x, last_apart=bias.rg)
     return classification_loss(g, net, run_two_layer_head(g, net, x, dropout), batch)
