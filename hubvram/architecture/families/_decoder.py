@@ -57,15 +57,15 @@ def decoder_layer(
 ) -> Callable[[Any, Any], Any]:
     """``LlamaDecoderLayer.forward``: (batch, tokens, hidden) in and out.
 
-    ``norm(x, m.input_norm)`` is the model's norm, ``attention(m, h)`` and
+    ``norm(x, weight)`` is the model's RMSNorm, ``attention(m, h)`` and
     ``mlp(m, h)`` what it has in those places.
     """
 
     def layer(m: Any, x: Any) -> Any:
-        h = norm(x, m.input_norm)
+        h = norm(x, m.input_norm.weight)
         h = attention(m, h)
         x = g.add(x, h)
-        h = norm(x, m.post_norm)
+        h = norm(x, m.post_norm.weight)
         h = mlp(m, h)
         return g.add(x, h)
 

@@ -80,8 +80,8 @@ def decode(g: Any, net: Any, batch: Any) -> Any:
     tables = None if facts["alibi"] else g.rotary_tables(1, s, d, F32)
     rotate = rotation(g, "cohere", d, False)
 
-    def norm(x: Any, table: Any) -> Any:
-        return rms_norm_twice(g, x, table.weight, weight_in_fp32=False)
+    def norm(x: Any, weight: Any) -> Any:
+        return rms_norm_twice(g, x, weight, weight_in_fp32=False)
 
     def eager(q: Any, k: Any, v: Any, mask: Any) -> Any:
         """Scores, mask, a floor at the dtype's minimum, softmax in the scores' dtype (fp32 under autocast)."""
@@ -116,7 +116,7 @@ def decode(g: Any, net: Any, batch: Any) -> Any:
         return m.down_proj(g, h)
 
     x = net.run(g, "layers", decoder_layer(g, norm, attention, mlp), x)
-    return norm(x, net.norm)
+    return norm(x, net.norm.weight)
 
 
 def head(g: Any, net: Any, x: Any) -> Any:

@@ -169,16 +169,13 @@ def trunk(g: Any, net: Any, batch: Any) -> Any:
     tables = g.rotary_tables(1, s, facts["rotary_dim"], x.dt if facts["v3"] else F32)
     act = facts["act"]
 
-    def norm(x: Any, w: Any) -> Any:
-        return g.rms_norm(x, w.weight)
-
     def attend(m: Any, h: Any) -> Any:
         return attention(g, net, m, h, mask, tables)
 
     def feed_forward(m: Any, h: Any) -> Any:
         return sparse_block(g, m, h, act, facts) if m.facts["sparse"] else mlp(g, m, h, act)
 
-    x = net.run(g, "layers", decoder_layer(g, norm, attend, feed_forward), x)
+    x = net.run(g, "layers", decoder_layer(g, g.rms_norm, attend, feed_forward), x)
     return g.rms_norm(x, net.norm.weight)
 
 

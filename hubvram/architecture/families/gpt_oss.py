@@ -11,7 +11,7 @@ from typing import Any
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
 from hubvram.architecture.families._decoder import decoder_layer, ends, kinds_of, projections, tied_head
-from hubvram.architecture.families.llama import layer_kinds
+from hubvram.architecture.families._windows import layer_kinds
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Block, Module, Norm, Stack, Weight
 
@@ -100,13 +100,10 @@ def trunk(g: Any, net: Any, batch: Any) -> Any:
         k, v, mask = net.with_prefix(g, m, k, v, masks[m.facts["window"]])
         return m.o_proj(g, sink_attention(g, q, k, v, mask, m.sinks, facts["dropout"]))
 
-    def norm(x: Any, w: Any) -> Any:
-        return g.rms_norm_fp32_weight(x, w.weight)
-
     def mlp(m: Any, h: Any) -> Any:
         return sparse_block(g, m, h, facts)
 
-    x = net.run(g, "layers", decoder_layer(g, norm, attention, mlp), x)
+    x = net.run(g, "layers", decoder_layer(g, g.rms_norm_fp32_weight, attention, mlp), x)
     return g.rms_norm_fp32_weight(x, net.norm.weight)
 
 

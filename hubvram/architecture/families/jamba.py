@@ -123,16 +123,13 @@ def trunk(g: Any, net: Any, batch: Any) -> Any:
         k, v, own = net.with_prefix(g, m, k, v, mask)
         return m.o_proj(g, g.attention(q, k, v, own, dropout=facts["dropout"]))
 
-    def norm(x: Any, w: Any) -> Any:
-        return g.rms_norm(x, w.weight)
-
     def mix(m: Any, h: Any) -> Any:
         return attention(m, h) if m.facts["attention"] else mixer(g, m, h, facts, batch.padding)
 
     def feed_forward(m: Any, h: Any) -> Any:
         return sparse_block(g, m, h, facts) if m.facts["sparse"] else mlp(g, m, h, facts["act"])
 
-    x = net.run(g, "layers", decoder_layer(g, norm, mix, feed_forward), x)
+    x = net.run(g, "layers", decoder_layer(g, g.rms_norm, mix, feed_forward), x)
     return g.rms_norm(x, net.norm.weight)
 
 

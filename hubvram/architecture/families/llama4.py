@@ -185,16 +185,13 @@ def trunk(g: Any, net: Any, batch: Any) -> Any:
     }
     table = g.ones((b, s, net.arch.head_dim), F32, "rotary freqs_cis")
 
-    def norm(x: Any, w: Any) -> Any:
-        return g.rms_norm(x, w.weight)
-
     def attend(m: Any, h: Any) -> Any:
         return attention(g, net, m, h, masks[m.facts["rope"]], table)
 
     def feed_forward(m: Any, h: Any) -> Any:
         return experts(g, m, h, facts) if m.facts["sparse"] else mlp(g, m, h, facts["act"])
 
-    x = net.run(g, "layers", decoder_layer(g, norm, attend, feed_forward), x)
+    x = net.run(g, "layers", decoder_layer(g, g.rms_norm, attend, feed_forward), x)
     return g.rms_norm(x, net.norm.weight)
 
 

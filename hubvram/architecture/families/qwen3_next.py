@@ -163,9 +163,6 @@ def trunk(g: Any, net: Any, batch: Any) -> Any:
     mask = g.causal_mask(b, s, x.dt, batch.padding)
     tables = g.rotary_tables(1, s, facts["rotary_dim"], x.dt)
 
-    def norm(x: Any, w: Any) -> Any:
-        return g.rms_norm_gemma(x, w.weight)
-
     def mix(m: Any, h: Any) -> Any:
         return (
             attention(g, net, m, h, mask, tables) if m.facts["attention"] else delta_net(g, m, h, facts, batch.padding)
@@ -174,7 +171,7 @@ def trunk(g: Any, net: Any, batch: Any) -> Any:
     def feed_forward(m: Any, h: Any) -> Any:
         return sparse_block(g, m, h, facts["act"], facts) if m.facts["sparse"] else mlp(g, m, h, facts["act"])
 
-    x = net.run(g, "layers", decoder_layer(g, norm, mix, feed_forward), x)
+    x = net.run(g, "layers", decoder_layer(g, g.rms_norm_gemma, mix, feed_forward), x)
     return g.rms_norm_gemma(x, net.norm.weight)
 
 
