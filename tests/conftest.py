@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import sys
@@ -71,6 +72,28 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / ".cache"))
     monkeypatch.setenv("HF_HOME", str(home / "hf"))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_caught(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What `hubvram.architecture.checked` turns into a skip is a fault of hubvram, unless the test is `hostile`."""
+    if request.node.get_closest_marker("hostile"):
+        yield
+        return
+    caught: list[str] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            caught.append(self.format(record))
+
+    logger = logging.getLogger("hubvram.checked")
+    handler, level = Handler(), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    yield
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+    assert not caught, caught[0]
 
 
 @pytest.fixture
