@@ -344,7 +344,7 @@ class Plan:
             if name in never:
                 continue
             if idle is not None:
-                count -= min(count, idle(self.arch.facts, self.settings, name))
+                count -= min(count, idle(self, name))
                 if not count:
                     continue
             spec = self._owners.get(name)

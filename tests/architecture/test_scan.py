@@ -108,6 +108,21 @@ def test_adapters_on_dt_proj_have_no_state() -> None:
     assert both.breakdown.optimizer_bytes == one.breakdown.optimizer_bytes
 
 
+def test_a_quantised_dt_proj_is_called_in_jamba_and_fails_in_mamba() -> None:
+    """``_is_quantized``: Jamba calls dt_proj as a module, adapters and all; Mamba multiplies with packed bytes."""
+    given = {**PLAIN, "optim": "adamw_torch"}
+    peft = {"r": 8, "target_modules": ["dt_proj", "x_proj"]}
+    both = estimate(JAMBA, "qlora", seq_len=64, peft=peft, **given)
+    one = estimate(JAMBA, "qlora", seq_len=64, peft={**peft, "target_modules": ["x_proj"]}, **given)
+    assert both.breakdown is not None
+    assert one.breakdown is not None
+    more = both.breakdown.optimizer_bytes - one.breakdown.optimizer_bytes
+    assert 0 <= more - 28 * 8 * (256 + 8192) * 2 * 4 < 28 * 2 * 2 * 1024  # two FP32 states, to the block; step counters
+    e = estimate(MAMBA_130M, "qlora", seq_len=64, peft={"r": 8, "target_modules": ["in_proj", "x_proj"]}, **given)
+    assert e.status == "skipped"
+    assert "dt_proj" in (e.reason or "")
+
+
 def test_mamba2_small() -> None:
     """A small Mamba-2 run through the real code: 93.7 MiB (full, fused AdamW, 2 samples of 256 tokens)."""
     config = {

@@ -13,6 +13,7 @@ from typing import Any
 
 from hubvram.architecture.config import Config
 from hubvram.architecture.modules import Linear, Module, Weight
+from hubvram.errors import UnsupportedError
 
 SLOW = (
     "State spaces run token by token in PyTorch, as transformers does without mamba-ssm's kernels; "
@@ -50,9 +51,9 @@ def mixer_modules(
     }
 
 
-def idle(facts: Any, settings: Any, name: str) -> int:
-    """Adapters on dt_proj get no gradient: the mixer multiplies with its plain weight."""
-    return IDLE if ".dt_proj.lora_" in name else 0
+def idle(plan: Any, name: str) -> int:
+    """Adapters on dt_proj get no gradient where the mixer multiplies with its plain weight."""
+    return IDLE if ".dt_proj.lora_" in name and not plan.packed else 0
 
 
 def masked(g: Any, x: Any, padding: bool) -> Any:
@@ -79,11 +80,18 @@ def selective_mixer(
     padding: bool,
     path: str,
     normed: Callable[[Any, Any, Any], tuple[Any, Any, Any]],
+    *,
+    calls_packed: bool = False,
 ) -> Any:
     """``MambaMixer.forward`` without kernels: (batch, tokens, hidden) in and out.
 
     ``normed(step, B, C)`` is what Falcon-Mamba and Jamba do to the three
     before the step is projected; ``path`` is the mixer's name in the layer.
+    ``calls_packed``: a quantised ``dt_proj`` is called as a module and its
+    bias taken off again (Jamba); the others multiply with its weight.
+
+    Raises:
+        UnsupportedError: a quantised ``dt_proj`` where the model multiplies with its weight.
     """
     b, s, _ = h.shape
     dt, inner, states, rank = h.dt, facts["inner"], facts["states"], facts["rank"]
@@ -97,7 +105,15 @@ def selective_mixer(
     step, bb, cc = g.split(m.x_proj(g, rows), [(b, s, rank), (b, s, states), (b, s, states)])
     del rows
     step, bb, cc = normed(step, bb, cc)
-    step = g.linear(step, m.dt_proj.weight, None, f"{path}.dt_proj")
+    if getattr(m.dt_proj, "weight", None) is not None:
+        step = g.linear(step, m.dt_proj.weight, None, f"{path}.dt_proj")
+    elif calls_packed:
+        step = g.sub(m.dt_proj(g, step), m.dt_proj.bias)
+    else:
+        raise UnsupportedError(
+            f"the mixer multiplies with {path}.dt_proj.weight itself, which fails when that is quantised: "
+            "name dt_proj in llm_int8_skip_modules."
+        )
     bias = g.float(m.dt_proj.bias)
     out = selective_scan(g, x, step, decay, bb, cc, g.float(m.d), z, bias)
     y = g.to(out, dt)

@@ -33,12 +33,12 @@ def build(config: Config, header: Header) -> Architecture:
     return joined(config, text, "gemma3", modules, {"vision": stack}, {"vision": facts, "idle": idle}, images)
 
 
-def idle(facts: Any, settings: Any, name: str) -> int:
+def idle(plan: Any, name: str) -> int:
     """Copies of a parameter that get no gradient: all of the image side without images, a pooling head always."""
     if not name.startswith(("model.vision_tower.", "model.multi_modal_projector.")):
         return 0
-    if settings.image_tokens == 0:
-        return int(facts["vision"]["layers"])
+    if plan.settings.image_tokens == 0:
+        return int(plan.arch.facts["vision"]["layers"])
     return int(".head." in name)
 
 

@@ -153,7 +153,7 @@ def mixer(g: Any, m: Any, h: Any, facts: Any, padding: bool) -> Any:
     def normed(step: Any, bb: Any, cc: Any) -> tuple[Any, Any, Any]:
         return g.rms_norm(step, m.dt_norm.weight), g.rms_norm(bb, m.b_norm.weight), g.rms_norm(cc, m.c_norm.weight)
 
-    return selective_mixer(g, m, h, facts, padding, "mamba", normed)
+    return selective_mixer(g, m, h, facts, padding, "mamba", normed, calls_packed=True)
 
 
 FAMILY = Family(

@@ -77,7 +77,7 @@ def build(config: Config, header: Header) -> Architecture:
     )
 
 
-def idle(facts: Any, settings: Any, name: str) -> int:
+def idle(plan: Any, name: str) -> int:
     """The vision side gets no gradient."""
     return 1 << 30 if name.startswith(("vision_model.", "multi_modal_projector.")) else 0
 

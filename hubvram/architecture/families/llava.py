@@ -193,12 +193,12 @@ def build(config: Config, header: Header) -> Architecture:
     return joined(config, text, "llava", modules, {"vision": stack}, {"vision": facts, "idle": idle}, images)
 
 
-def idle(facts: Any, settings: Any, name: str) -> int:
+def idle(plan: Any, name: str) -> int:
     """Copies of a parameter that get no gradient: all of the image side without images, layers above the one used."""
-    f = facts["vision"]
+    f = plan.arch.facts["vision"]
     if not name.startswith(("model.vision_tower.", "model.multi_modal_projector.")):
         return 0
-    if settings.image_tokens == 0:
+    if plan.settings.image_tokens == 0:
         return int(f["layers"])
     if ".encoder.layers." in name:
         return int(f["layers"] - f["upto"])

@@ -87,10 +87,10 @@ def build(config: Config, header: Header) -> Architecture:
     )
 
 
-def idle(facts: Any, settings: Any, name: str) -> int:
+def idle(plan: Any, name: str) -> int:
     """Copies of a parameter that get no gradient: the whole image side of a text-only batch."""
     image_side = name.startswith(("model.vision_tower.", "model.multi_modal_projector."))
-    return int(facts["vision"]["layers"]) if image_side and not settings.image_tokens else 0
+    return int(plan.arch.facts["vision"]["layers"]) if image_side and not plan.settings.image_tokens else 0
 
 
 def images(g: Any, net: Any, batch: Any, x: Any) -> Any:

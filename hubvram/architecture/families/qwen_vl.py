@@ -157,9 +157,10 @@ def tower(v: Config, model_type: str) -> tuple[dict[str, Module], Stack, dict[st
     return modules, Stack(f"{path}.blocks", (Block(block),), (0,) * layers), facts
 
 
-def idle(facts: Any, settings: Any, name: str) -> int:
+def idle(plan: Any, name: str) -> int:
     """Copies of a parameter that get no gradient: the whole vision side of a text-only batch."""
-    return int(facts["vision"]["layers"]) if name.startswith("model.visual.") and not settings.image_tokens else 0
+    unused = name.startswith("model.visual.") and not plan.settings.image_tokens
+    return int(plan.arch.facts["vision"]["layers"]) if unused else 0
 
 
 def images(g: Any, net: Any, batch: Any, x: Any) -> Any:
