@@ -15,8 +15,10 @@ from hubvram.snapshot.records import Snapshot
 
 MAX_BATCH = 2**16
 """Where the search for the largest batch ends."""
+MIN_TOKENS = 2
+"""Where that for the longest sequence begins: a single token has no next one to predict."""
 MAX_TOKENS = 2**20
-"""Where that for the longest sequence ends, on a model that sets no limit itself."""
+"""Where it ends, on a model that sets no limit itself."""
 MAX_RANK = 2**14
 """Where that for the largest rank ends, on a model without matrices."""
 
@@ -218,9 +220,9 @@ def _tokens(bench: Bench, method: str, usable: int, max_seq_len: int | None) -> 
     last = max(max_seq_len, int(bench.applied["seq_len"])) if max_seq_len else MAX_TOKENS
     window = sliding_window(bench.snapshot)
     if window is None or window >= last:
-        points = rising(needs, usable, last)
+        points = rising(needs, usable, last, min(MIN_TOKENS, last))
     else:
-        points = rising(needs, usable, window) + rising(needs, usable, last, window + 1)
+        points = rising(needs, usable, window, min(MIN_TOKENS, window)) + rising(needs, usable, last, window + 1)
     return _limit("seq_len", at, usable, points, "model" if max_seq_len else "search")
 
 
