@@ -13,7 +13,7 @@ from hubvram.snapshot.kinds import components, kind_notes
 from hubvram.snapshot.layout import Layout, ListedFile, ShardIndex, describe_files, total_size_warning
 from hubvram.snapshot.limits import is_bulky
 from hubvram.snapshot.records import Snapshot, SourceKind
-from hubvram.snapshot.text import shown
+from hubvram.snapshot.text import shown, storable
 
 MAX_CONFIG_BYTES = 5_000_000
 """A config that names 21,000 classes twice has some 1.5 MB."""
@@ -50,7 +50,7 @@ def parse_config(raw: bytes, path: str, repo_id: str) -> dict[str, Any]:
             f"{repo_id}: {shown(path)} holds far more values than any config", hint=hint, repo_id=repo_id
         )
     try:
-        content = json.loads(raw.decode("utf-8-sig"))
+        content = storable(json.loads(raw.decode("utf-8-sig")), raw)
     except (ValueError, RecursionError) as error:
         raise BadConfigError(
             f"{repo_id}: {shown(path)} is not JSON ({shown(error)})", hint=hint, repo_id=repo_id

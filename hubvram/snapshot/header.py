@@ -150,7 +150,7 @@ def parse_json(raw: bytes, file: str, *, repo_id: str | None = None) -> Any:
     except UnicodeDecodeError as error:
         raise corrupt(file, f"its header is not UTF-8 (byte {error.start})", repo_id) from None
     try:
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
+        content = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
     except _DuplicateError as error:
         raise corrupt(file, f"its header names {shown(error)} twice", repo_id) from None
     except RecursionError:
@@ -159,6 +159,19 @@ def parse_json(raw: bytes, file: str, *, repo_id: str | None = None) -> Any:
         raise corrupt(file, f"its header is not JSON ({error.msg} at character {error.pos})", repo_id) from None
     except ValueError as error:
         raise corrupt(file, f"its header is not JSON ({shown(error)})", repo_id) from None
+    _refuse_surrogates(content, text, file, repo_id)
+    return content
+
+
+def _refuse_surrogates(content: Any, text: str, file: str, repo_id: str | None) -> None:
+    r"""A name such as ``"\ud800"`` is no Unicode: the reader of the format refuses it, and no database keeps it."""
+    if "\\ud" not in text and "\\uD" not in text:
+        return
+    try:
+        # The metadata's texts as well as the names.
+        json.dumps(content, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise corrupt(file, "its header holds half a surrogate pair, which is no Unicode", repo_id) from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> Any:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 
 def shown(text: object, limit: int = 120) -> str:
     """``text`` in quotes: control and escape characters spelled out, cut to ``limit``."""
@@ -11,3 +14,15 @@ def shown(text: object, limit: int = 120) -> str:
     if not raw.isprintable():
         raw = raw.encode("unicode_escape").decode("ascii")
     return f"'{raw}'"
+
+
+def storable(content: Any, raw: bytes) -> Any:
+    r"""Parsed JSON without lone surrogates (``"\ud800"``): Python takes them, UTF-8 and databases do not.
+
+    Args:
+        content: what ``json.loads`` made of ``raw``.
+        raw: the text; where it holds no escape of that kind, nothing is done.
+    """
+    if b"\\ud" not in raw and b"\\uD" not in raw:
+        return content
+    return json.loads(json.dumps(content, ensure_ascii=False).encode("utf-8", "replace"))

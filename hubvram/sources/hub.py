@@ -17,7 +17,7 @@ from hubvram.snapshot.assemble import build_snapshot
 from hubvram.snapshot.layout import choose
 from hubvram.snapshot.limits import is_bulky, too_large
 from hubvram.snapshot.records import Snapshot
-from hubvram.snapshot.text import shown
+from hubvram.snapshot.text import shown, storable
 from hubvram.sources import model_api
 from hubvram.sources.coarse import coarse_snapshot
 from hubvram.sources.reading import BulkState, RepoReader
@@ -122,7 +122,7 @@ class HubSource:
 
     def _decode(self, body: bytes, headers: Mapping[str, str], repo_id: str) -> Any:
         try:
-            return json.loads(body)
+            return storable(json.loads(body), body)
         except (ValueError, RecursionError):
             html = "html" in headers.get("content-type", "") or body.lstrip()[:1] == b"<"
             raise self._strange(repo_id, "it sends a web page" if html else "it sends no JSON") from None
