@@ -23,6 +23,7 @@ from hubvram.architecture.families._moe import (
     run_experts,
     shared_mlp,
 )
+from hubvram.architecture.families._rotary import complex_rotary
 from hubvram.architecture.families._routers import route_groups
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Block, Linear, Module, Norm, Stack, Weight
@@ -235,15 +236,6 @@ def turned(g: Any, x1: Any, x2: Any, cos: Any, sin: Any, shape: tuple[int, ...])
     first = g.add(g.mul(x1, cos), g.scale(g.mul(x2, sin), "neg"))
     second = g.add(g.mul(x2, cos), g.mul(x1, sin))
     return g.cat([first, second], shape)
-
-
-def complex_rotary(g: Any, q: Any, k: Any, table: Any) -> tuple[Any, Any]:
-    """V2's: pairs as complex numbers in fp32."""
-    dt = q.dt
-    q32, k32 = g.float(q), g.float(k)
-    q_out = g.to(g.mul(q32, table), dt)
-    k_out = g.to(g.mul(k32, table), dt)
-    return q_out, k_out
 
 
 def sparse_block(g: Any, m: Any, h: Any, act: str, facts: Mapping[str, Any]) -> Any:

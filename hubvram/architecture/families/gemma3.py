@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from hubvram.architecture.config import Config
-from hubvram.architecture.families import Family, vision_towers
-from hubvram.architecture.families.llava import count_images, joined, scatter, text_model, with_defaults
+from hubvram.architecture.families import Family, _vision_towers
+from hubvram.architecture.families._vision_language import count_images, joined, scatter, text_model, with_defaults
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Norm, Weight
 from hubvram.timeline.tracer import Storage
@@ -21,9 +21,9 @@ def build(config: Config, header: Header) -> Architecture:
     if "tie_word_embeddings" not in config.data:
         config = Config({**config.data, "tie_word_embeddings": True}, config.where)
     text = text_model(config, header, "gemma3_text")
-    defaults = {**vision_towers.SIGLIP_DEFAULTS, "model_type": "siglip_vision_model"}
+    defaults = {**_vision_towers.SIGLIP_DEFAULTS, "model_type": "siglip_vision_model"}
     vision = with_defaults(config.sub("vision_config"), defaults, f"{config.where}:vision_config")
-    modules, stack, facts = vision_towers.build_vit(vision, "model.vision_tower", clip=False)
+    modules, stack, facts = _vision_towers.build_vit(vision, "model.vision_tower", clip=False)
     tokens = config.positive("mm_tokens_per_image", default=256)
     modules["p_weight"] = Weight(
         "model.multi_modal_projector.mm_input_projection_weight", (facts["hidden"], text.hidden_size)
@@ -48,7 +48,7 @@ def images(g: Any, net: Any, batch: Any, x: Any) -> Any:
     count = count_images(net, batch, f["tokens"])
     if not count:
         return x
-    features, held = vision_towers.vit(g, net, count, f)
+    features, held = _vision_towers.vit(g, net, count, f)
     out = projector(g, net, features, count, f)
     net.locals += held
     net.cache.append(out.st)

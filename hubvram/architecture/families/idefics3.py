@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from hubvram.architecture.config import Config
-from hubvram.architecture.families import Family, vision_towers
-from hubvram.architecture.families.llava import count_images, joined, scatter, text_model, with_defaults
+from hubvram.architecture.families import Family, _vision_towers
+from hubvram.architecture.families._vision_language import count_images, joined, scatter, text_model, with_defaults
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Linear
 
@@ -31,7 +31,7 @@ def build(config: Config, header: Header) -> Architecture:
     """From config.json; one image of the tower's own size a sample by default."""
     text = text_model(config, header, "llama")
     vision = with_defaults(config.sub("vision_config"), VISION, f"{config.where}:vision_config")
-    modules, stack, facts = vision_towers.build_vit(vision, "model.vision_model", clip=False)
+    modules, stack, facts = _vision_towers.build_vit(vision, "model.vision_model", clip=False)
     del modules["v_ids"]
     scale = config.positive("scale_factor", default=2)
     modules["p_proj"] = Linear(
@@ -62,7 +62,7 @@ def images(g: Any, net: Any, batch: Any, x: Any) -> Any:
     count = count_images(net, batch, f["tokens"])
     if not count:
         return x
-    features, held = vision_towers.vit(g, net, count, f)
+    features, held = _vision_towers.vit(g, net, count, f)
     out = connector(g, net, features, count, f)
     net.locals += [*held, features]
     net.cache.append(out.st)

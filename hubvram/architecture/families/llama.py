@@ -8,9 +8,9 @@ from typing import Any
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
 from hubvram.architecture.families._decoder import kinds_of, tied_head
+from hubvram.architecture.families._rotary import rotation
 from hubvram.architecture.families._variant import Bias, Variant
 from hubvram.architecture.families._windows import rotated, windows_of
-from hubvram.architecture.families.rotary import rotation
 from hubvram.architecture.families.variants import VARIANTS
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Block, Embedding, Linear, Module, Norm, Stack, Weight

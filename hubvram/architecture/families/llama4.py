@@ -20,8 +20,8 @@ from hubvram.architecture.families._decoder import (
     tied_head,
 )
 from hubvram.architecture.families._moe import gated_mlp, mlp, shared_mlp
-from hubvram.architecture.families.deepseek import complex_rotary
-from hubvram.architecture.families.llava import with_defaults
+from hubvram.architecture.families._rotary import complex_rotary
+from hubvram.architecture.families._vision_language import with_defaults
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Block, Linear, Module, Norm, Stack, Weight
 from hubvram.timeline.dtypes import F32

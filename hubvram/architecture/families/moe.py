@@ -24,8 +24,8 @@ from hubvram.architecture.families._moe import (
     sparse_block,
     sparse_layers,
 )
+from hubvram.architecture.families._rotary import joined
 from hubvram.architecture.families._windows import layer_kinds
-from hubvram.architecture.families.rotary import joined
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Block, Embedding, Linear, Module, Norm, Weight
 

@@ -8,7 +8,7 @@ from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
 from hubvram.architecture.families._decoder import ends, tied_head
 from hubvram.architecture.families._older import shifted_loss
-from hubvram.architecture.families.rotary import joined_one
+from hubvram.architecture.families._rotary import joined_one
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Block, Linear, Module, Norm, Stack
 from hubvram.timeline.dtypes import BOOL, F32

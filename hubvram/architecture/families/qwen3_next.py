@@ -23,7 +23,7 @@ from hubvram.architecture.families._moe import (
     sparse_block,
     sparse_layers,
 )
-from hubvram.architecture.families.rotary import joined
+from hubvram.architecture.families._rotary import joined
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Block, Linear, Module, Norm, Weight
 from hubvram.timeline.dtypes import F32

@@ -14,8 +14,8 @@ from typing import Any
 
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
-from hubvram.architecture.families.llava import joined, scatter, text_model, with_defaults
-from hubvram.architecture.families.vision_towers import entering, pixels
+from hubvram.architecture.families._vision_language import joined, scatter, text_model, with_defaults
+from hubvram.architecture.families._vision_towers import entering, pixels
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Block, Embedding, Linear, Module, Norm, Stack
 from hubvram.timeline.dtypes import F32

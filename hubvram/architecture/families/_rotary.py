@@ -77,6 +77,15 @@ def _ernie(g: Any, q: Any, k: Any, cos: Any, sin: Any) -> tuple[Any, Any]:
     return g.to(q_out, q.dt), g.to(k_out, k.dt)
 
 
+def complex_rotary(g: Any, q: Any, k: Any, table: Any) -> tuple[Any, Any]:
+    """DeepSeek-V2's and Llama 4's: pairs as complex numbers in fp32."""
+    dt = q.dt
+    q32, k32 = g.float(q), g.float(k)
+    q_out = g.to(g.mul(q32, table), dt)
+    k_out = g.to(g.mul(k32, table), dt)
+    return q_out, k_out
+
+
 def rotation(g: Any, kind: str, dim: int, fp32: bool) -> Rotate:
     """The function ``(q, k, cos, sin) -> (q, k)`` of a variant; ``dim`` is the rotated part of a head."""
     if kind == "joined":
