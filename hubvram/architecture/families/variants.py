@@ -9,6 +9,7 @@ the configuration class, for config files that leave them out
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from hubvram.architecture.families._variant import BOTH, NO, ONE, POST, USE, YES, Variant
@@ -23,21 +24,27 @@ _GEMMA2: Mapping[str, Any] = {
     "num_hidden_layers": 26,
     "sliding_window": 4096,
 }
+_MISTRAL = Variant(
+    "MistralForCausalLM", qkv_bias=NO, out_bias=NO, mlp_bias=NO, window="all", defaults={"sliding_window": 4096}
+)
+_OLMO2 = Variant("Olmo2ForCausalLM", norm="rms_fp32", norms=POST, mlp_bias=NO, qk_norm="full", rotary_fp32=True)
+_GLM = Variant(
+    "GlmForCausalLM",
+    qkv_bias=("attention_bias", True),
+    out_bias=NO,
+    rotary="interleaved_joined",
+    partial=0.5,
+    mlp=("mlp.gate_up_proj", "mlp.down_proj"),
+    mlp_kind="fused",
+    mlp_bias=NO,
+    defaults={"head_dim": 128},
+)
 
 VARIANTS: Mapping[str, Variant] = {
     "llama": Variant("LlamaForCausalLM"),
-    "mistral": Variant(
-        "MistralForCausalLM", qkv_bias=NO, out_bias=NO, mlp_bias=NO, window="all", defaults={"sliding_window": 4096}
-    ),
-    "ministral": Variant(
-        "MinistralForCausalLM",
-        qkv_bias=NO,
-        out_bias=NO,
-        mlp_bias=NO,
-        window="types",
-        defaults={"sliding_window": 4096},
-    ),
-    "ministral3": Variant("Ministral3ForCausalLM", qkv_bias=NO, out_bias=NO, mlp_bias=NO, window="all"),
+    "mistral": _MISTRAL,
+    "ministral": replace(_MISTRAL, class_name="MinistralForCausalLM", window="types"),
+    "ministral3": replace(_MISTRAL, class_name="Ministral3ForCausalLM", defaults={}),
     "qwen2": Variant("Qwen2ForCausalLM", qkv_bias=YES, out_bias=NO, mlp_bias=NO, window="qwen"),
     "qwen3": Variant("Qwen3ForCausalLM", mlp_bias=NO, qk_norm="head", window="qwen", defaults={"head_dim": 128}),
     "phi3": Variant(
@@ -151,14 +158,10 @@ VARIANTS: Mapping[str, Variant] = {
         defaults={**_GEMMA2, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
     ),
     "olmo": Variant("OlmoForCausalLM", norm="fp32_layer", mlp_bias=NO, rotary_fp32=True),
-    "olmo2": Variant("Olmo2ForCausalLM", norm="rms_fp32", norms=POST, mlp_bias=NO, qk_norm="full", rotary_fp32=True),
-    "olmo3": Variant(
-        "Olmo3ForCausalLM",
-        norm="rms_fp32",
-        norms=POST,
-        mlp_bias=NO,
-        qk_norm="full",
-        rotary_fp32=True,
+    "olmo2": _OLMO2,
+    "olmo3": replace(
+        _OLMO2,
+        class_name="Olmo3ForCausalLM",
         window="types",
         pattern=4,
         tables="types",
@@ -200,28 +203,11 @@ VARIANTS: Mapping[str, Variant] = {
         logit_scale=True,
     ),
     "smollm3": Variant("SmolLM3ForCausalLM", rope_only="listed", defaults={"tie_word_embeddings": True}),
-    "glm": Variant(
-        "GlmForCausalLM",
-        qkv_bias=("attention_bias", True),
-        out_bias=NO,
-        rotary="interleaved_joined",
-        partial=0.5,
-        mlp=("mlp.gate_up_proj", "mlp.down_proj"),
-        mlp_kind="fused",
-        mlp_bias=NO,
-        defaults={"head_dim": 128},
-    ),
-    "glm4": Variant(
-        "Glm4ForCausalLM",
+    "glm": _GLM,
+    "glm4": replace(
+        _GLM,
+        class_name="Glm4ForCausalLM",
         norms=("input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm", "post_mlp_layernorm"),
-        qkv_bias=("attention_bias", True),
-        out_bias=NO,
-        rotary="interleaved_joined",
-        partial=0.5,
-        mlp=("mlp.gate_up_proj", "mlp.down_proj"),
-        mlp_kind="fused",
-        mlp_bias=NO,
-        defaults={"head_dim": 128},
     ),
     "nemotron": Variant(
         "NemotronForCausalLM",
