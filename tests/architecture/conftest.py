@@ -1,4 +1,4 @@
-"""How a test holds an estimate against a simulated step of the real code."""
+"""What tests of several families share: the ways to run layers traced once, small models against simulated steps."""
 
 from __future__ import annotations
 
@@ -6,65 +6,36 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from small_models import SIMULATED, estimate
-
-from hubvram.architecture import families
-from hubvram.architecture.config import Config
-from hubvram.architecture.header import Header
+from simulated_rows import check
 
 
-@pytest.fixture
-def total_parameters() -> Callable[[dict[str, Any]], int]:
-    """Parameters of the model a config describes, as ``model.parameters()`` counts them."""
-
-    def total(config: dict[str, Any]) -> int:
-        family = families.find(config["model_type"])
-        assert family is not None
-        return family.build(Config(config), Header(())).total_parameters()
-
-    return total
-
-
-@pytest.fixture
-def check_cell() -> Callable[..., None]:
-    """A model of real size, bf16, batch 1: the peak within 0.1 % of the simulated step, what is trained exact."""
-
-    def check(config: dict[str, Any], method: str, peak: int, trainable: int, given: dict[str, Any]) -> None:
-        settings: dict[str, Any] = {
-            "dtype": "bfloat16",
-            "mixed_precision": "no",
-            "attn_implementation": "sdpa",
-            "gradient_checkpointing": False,
-            "batch_size": 1,
-        }
-        e = estimate(config, method, max_grad_norm=1.0, stack=SIMULATED, **{**settings, **given})
-        assert e.trainable_parameters == trainable
-        assert e.peak_allocated_bytes == pytest.approx(peak, rel=1e-3)
-
-    return check
+@pytest.fixture(
+    params=[
+        ("full", {}),
+        ("full", {"mixed_precision": "bf16"}),
+        ("full", {"gradient_checkpointing": True}),
+        ("lora", {"peft": {"r": 8, "target_modules": "all-linear"}}),
+    ],
+    ids=["full", "autocast", "checkpointing", "lora"],
+)
+def way(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    """Ways to run a model whose layers are traced once: the method and settings."""
+    method, given = request.param
+    return method, given
 
 
 @pytest.fixture
 def check_small() -> Callable[..., None]:
     """A small model, full and by LoRA: the peaks within 0.05 % of the simulated steps, what is trained exact."""
 
-    def check(attention: str, config: dict[str, Any], full: int, parameters: int, lora: int, trainable: int) -> None:
-        settings: dict[str, Any] = {
-            "dtype": "bfloat16",
-            "mixed_precision": "no",
-            "attn_implementation": attention,
-            "batch_size": 2,
-            "seq_len": 512,
-            "optim": "adamw_torch_fused",
-            "max_grad_norm": 1.0,
-            "stack": SIMULATED,
-        }
-        e = estimate(config, "full", gradient_checkpointing=False, **settings)
-        assert e.trainable_parameters == parameters
-        assert e.peak_allocated_bytes == pytest.approx(full, rel=5e-4)
+    def check_both(
+        attention: str, config: dict[str, Any], full: int, parameters: int, lora: int, trainable: int
+    ) -> None:
+        given = {"dtype": "bfloat16", "attn_implementation": attention, "batch_size": 2, "seq_len": 512}
+        check((config, "full", full, parameters, given), tolerance=5e-4)
         peft = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
-        e = estimate(config, "lora", gradient_checkpointing=True, peft=peft, **settings)
-        assert e.trainable_parameters == trainable
-        assert e.peak_allocated_bytes == pytest.approx(lora, rel=5e-4)
+        check(
+            (config, "lora", lora, trainable, {**given, "gradient_checkpointing": True, "peft": peft}), tolerance=5e-4
+        )
 
-    return check
+    return check_both

@@ -226,16 +226,7 @@ def test_bad_size_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("config", [BERT_BASE, DEBERTA_V3, MODERNBERT], ids=lambda c: str(c["model_type"]))
-@pytest.mark.parametrize(
-    ("method", "given"),
-    [
-        ("full", {}),
-        ("full", {"mixed_precision": "bf16"}),
-        ("full", {"gradient_checkpointing": True}),
-        ("lora", {"peft": {"r": 8, "target_modules": "all-linear"}}),
-    ],
-    ids=["full", "autocast", "checkpointing", "lora"],
-)
-def test_repeated_layers(config: dict[str, Any], method: str, given: dict[str, Any]) -> None:
+def test_repeated_layers(config: dict[str, Any], way: tuple[str, dict[str, Any]]) -> None:
     """Traced once, counted n times."""
+    method, given = way
     check_repeat({**config, "num_hidden_layers": 10}, method, **given)

@@ -6,10 +6,10 @@ torch 2.13 code on tensors without data; each has its cell's id.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
+from simulated_rows import build
 from small_models import SIMULATED, estimate, snapshot
 
 from hubvram.architecture import families
@@ -158,11 +158,11 @@ def test_simulated_cells(
     assert e.peak_allocated_bytes == pytest.approx(peak, rel=1e-3)
 
 
-def test_mixtral_total_from_sizes(total_parameters: Callable[[dict[str, Any]], int]) -> None:
+def test_mixtral_total_from_sizes() -> None:
     """8 experts of three h x f matrices, a router, attention, two norms, two tables and a last norm."""
     h, f = 4096, 14336
     layer = 8 * 3 * h * f + 8 * h + 2 * h * h + 2 * h * 1024 + 2 * h
-    assert total_parameters(MIXTRAL) == 32 * layer + 2 * 32000 * h + h
+    assert build(MIXTRAL).total_parameters() == 32 * layer + 2 * 32000 * h + h
 
 
 def test_old_and_new_stack_have_the_same_parameters() -> None:
@@ -217,9 +217,9 @@ def test_experts_take_no_dropout() -> None:
     assert "dropout" in (e.reason or "")
 
 
-def test_deepseek_v3(total_parameters: Callable[[dict[str, Any]], int]) -> None:
+def test_deepseek_v3() -> None:
     """671,026,404,352 parameters are loaded of a checkpoint that also holds a prediction layer."""
-    assert total_parameters(DEEPSEEK_V3) == 671_026_404_352
+    assert build(DEEPSEEK_V3).total_parameters() == 671_026_404_352
     e = estimate(DEEPSEEK_V3, "lora", seq_len=512, peft={"r": 8, "target_modules": ["q_b_proj", "kv_b_proj"]})
     assert e.trainable_parameters == 61 * 8 * ((1536 + 128 * 192) + (512 + 128 * 256))
 

@@ -5,10 +5,10 @@ Expected peaks are those of real transformers 5.23 and torch 2.13 code on tensor
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
+from simulated_rows import build
 from small_models import SIMULATED, estimate
 
 GLM_45_AIR: dict[str, Any] = {
@@ -90,11 +90,9 @@ OLMOE: dict[str, Any] = {
     ],
     ids=["GLM-4.5-Air", "Qwen3-Next-80B-A3B", "Llama-4-Scout-17B-16E", "OLMoE-1B-7B-0924"],
 )
-def test_published_totals(
-    config: dict[str, Any], parameters: int, total_parameters: Callable[[dict[str, Any]], int]
-) -> None:
+def test_published_totals(config: dict[str, Any], parameters: int) -> None:
     """As published; without the prediction layers that transformers does not load (GLM, Qwen3-Next)."""
-    assert total_parameters(config) == parameters
+    assert build(config).total_parameters() == parameters
 
 
 # Small models run through the real code (transformers 5.23, peft 0.21, torch 2.13) on tensors without data:

@@ -5,11 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from simulated_rows import build
 from small_models import estimate
-
-from hubvram.architecture import families
-from hubvram.architecture.config import Config
-from hubvram.architecture.header import Header
 
 QWEN_7B: dict[str, Any] = {
     "model_type": "qwen",
@@ -71,34 +68,31 @@ INTERNLM2_7B: dict[str, Any] = {
 }
 
 
-def total(config: dict[str, Any]) -> int:
-    family = families.find(config["model_type"])
-    assert family is not None
-    return family.build(Config(config), Header(())).total_parameters()
-
-
 def test_qwen_halves_the_intermediate_size() -> None:
     """c_attn with a bias, c_proj, three MLP matrices of half the config's width, two norms."""
     h, f = 4096, 11008
     layer = 3 * h * h + 3 * h + h * h + 3 * h * f + 2 * h
-    assert total(QWEN_7B) == 32 * layer + 2 * 151936 * h + h
+    assert build(QWEN_7B).total_parameters() == 32 * layer + 2 * 151936 * h + h
 
 
 def test_chatglm_groups() -> None:
     """Two key heads beside 32 queries, a bias there, gate and up in one matrix."""
     h, f, qkv = 4096, 13696, (32 + 2 * 2) * 128
     layer = h * qkv + qkv + h * h + 3 * h * f + 2 * h
-    assert total(CHATGLM3_6B) == 28 * layer + 2 * 65024 * h + h
+    assert build(CHATGLM3_6B).total_parameters() == 28 * layer + 2 * 65024 * h + h
 
 
 def test_baichuan_packs_queries_keys_and_values() -> None:
     h, f = 5120, 13696
-    assert total(BAICHUAN2_13B) == 40 * (4 * h * h + 3 * h * f + 2 * h) + 2 * 125696 * h + h
+    assert build(BAICHUAN2_13B).total_parameters() == 40 * (4 * h * h + 3 * h * f + 2 * h) + 2 * 125696 * h + h
 
 
 def test_internlm2_interleaves_them() -> None:
     h, f = 4096, 14336
-    assert total(INTERNLM2_7B) == 32 * (h * (h + 2 * 1024) + h * h + 3 * h * f + 2 * h) + 2 * 92544 * h + h
+    assert (
+        build(INTERNLM2_7B).total_parameters()
+        == 32 * (h * (h + 2 * 1024) + h * h + 3 * h * f + 2 * h) + 2 * 92544 * h + h
+    )
 
 
 @pytest.mark.parametrize(

@@ -193,16 +193,7 @@ def test_bart_classifier() -> None:
 @pytest.mark.parametrize(
     "config", [T5_BASE, {**UMT5, "num_layers": 8}, BART_LARGE, WHISPER_SMALL], ids=lambda c: str(c["model_type"])
 )
-@pytest.mark.parametrize(
-    ("method", "given"),
-    [
-        ("full", {}),
-        ("full", {"mixed_precision": "bf16"}),
-        ("full", {"gradient_checkpointing": True}),
-        ("lora", {"peft": {"r": 8, "target_modules": "all-linear"}}),
-    ],
-    ids=["full", "autocast", "checkpointing", "lora"],
-)
-def test_repeated_layers(config: dict[str, Any], method: str, given: dict[str, Any]) -> None:
+def test_repeated_layers(config: dict[str, Any], way: tuple[str, dict[str, Any]]) -> None:
     """Traced once, counted n times, though all layers share encoder states and biases."""
+    method, given = way
     check_repeat(config, method, **given)
