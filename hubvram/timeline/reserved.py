@@ -46,17 +46,19 @@ def packed(sizes: Iterable[tuple[int, int]]) -> int:
     gaps: list[tuple[int, int]] = []  # (free bytes of a segment, how many such)
     for size, count in sorted(middle.items(), reverse=True):
         kept: list[tuple[int, int]] = []
-        for gap, times in gaps:
-            used = min(times, -(-count // (gap // size))) if gap >= size else 0
-            if used:
-                count = max(0, count - used * (gap // size))
-                kept.append((gap % size, used))
-            if times > used:
+        for gap, times in [*gaps, (whole, count)]:  # what no gap takes gets segments of its own
+            each = gap // size
+            filled, rest = divmod(min(count, each * times), each) if each else (0, 0)
+            count -= filled * each + rest
+            used = filled + (rest > 0)
+            if gap == whole:
+                reserved += used * whole
+            elif times > used:
                 kept.append((gap, times - used))
-        if count:
-            segments = -(-count // (whole // size))
-            reserved += segments * whole
-            kept.append((whole % size, segments))
+            if filled and gap % size:
+                kept.append((gap % size, filled))
+            if rest:
+                kept.append((gap - rest * size, 1))
         gaps = kept
     return reserved
 

@@ -124,3 +124,17 @@ def test_inference_is_weights_cache_and_a_prefill(fixtures_dir: Path) -> None:
     assert e.trainable_parameters == 0
     assert e.peak_allocated_bytes is not None
     assert e.peak_allocated_bytes > 14_483_464_192 + cache.bytes
+
+
+def test_one_token(fixtures_dir: Path) -> None:
+    """A batch of one token has the shapes of a batch, and less in memory than two."""
+    snapshot = load(fixtures_dir, "Qwen/Qwen2.5-0.5B")
+    _, one = estimator.estimate(snapshot, Settings(seq_len=1))
+    _, two = estimator.estimate(snapshot, Settings(seq_len=2))
+    compared = 0
+    for e, f in zip(one, two, strict=True):
+        assert e.status == f.status, e.reason
+        if e.peak_allocated_bytes is not None and f.peak_allocated_bytes is not None:
+            assert e.peak_allocated_bytes <= f.peak_allocated_bytes
+            compared += 1
+    assert compared > 60

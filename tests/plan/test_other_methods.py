@@ -149,3 +149,17 @@ def test_relora_is_lora_between_merges() -> None:
     relora = estimate(LLAMA_2_7B, "relora", peft={"r": 8, "target_modules": ["q_proj"], "relora_steps": 200})
     assert relora.trainable_parameters == lora.trainable_parameters == 32 * 8 * (4096 + 4096)
     assert relora.peak_allocated_bytes == lora.peak_allocated_bytes
+
+
+def test_forms_of_lora_with_other_sizes() -> None:
+    """Worked out for q_proj and v_proj of 16 layers (2048 in; 2048 and 512 out), r = 16."""
+    plain = estimate(LLAMA_32_1B, "lora")
+    assert plain.trainable_parameters == 16 * 16 * (2 * 2048 + 2048 + 512)
+    assert estimate(LLAMA_32_1B, "lora_fa").trainable_parameters == 16 * 16 * (2048 + 512)
+    halved = estimate(LLAMA_32_1B, "bdlora")  # B of both is block-diagonal in two blocks
+    assert halved.trainable_parameters == 16 * 16 * (2 * 2048 + (2048 + 512) // 2)
+    refused = estimate(LLAMA_32_1B, "qalora")
+    assert refused.status == "skipped"
+    assert "GPTQ" in (refused.reason or "")
+    pooled = estimate(LLAMA_32_1B, "qalora", quantization={"quant_method": "gptq", "bits": 4})
+    assert pooled.trainable_parameters == 16 * 16 * (2 * 2048 // 16 + 2048 + 512)

@@ -25,6 +25,7 @@ from hubvram.plan.methods.base import (
     targets,
 )
 from hubvram.plan.methods.peft_keys import KEYS as PEFT_KEYS
+from hubvram.plan.optimizers import find
 from hubvram.timeline.ops import Ops
 from hubvram.timeline.tracer import Param, Tensor
 
@@ -177,6 +178,21 @@ def _apply(ctx: Context) -> MethodPlan:
     return LoraPlan(ctx, ctx.peft)
 
 
+def _lora_fa(ctx: Context) -> MethodPlan:
+    plan = _apply(ctx)
+    plan.optimizer = find("lora_fa")
+    plan.alike = None
+    return plan
+
+
+BLOCKS: Mapping[str, Any] = {
+    "target_modules_bd_a": ["o_proj", "out_proj", "down_proj"],
+    "target_modules_bd_b": ["q_proj", "k_proj", "v_proj", "up_proj", "gate_proj"],
+    "nblocks": 2,
+    "match_strict": False,
+}
+"""``BdLoraConfig`` as its documentation advises for decoders; PEFT has no default that does anything."""
+
 SUM = "sum over targets of r * (in + out)"
 
 
@@ -317,6 +333,22 @@ METHODS = [
                 {"kasa_config": True},
             ),
             (
+                "qalora",
+                "QA-LoRA",
+                "as lora on a GPTQ base; A sees the means of groups of inputs",
+                "sum over targets of r * (in / qalora_group_size + out)",
+                "use_qalora; arXiv:2309.14717",
+                {"use_qalora": True},
+            ),
+            (
+                "bdlora",
+                "BD-LoRA",
+                "as lora; A of row-sharded and B of column-sharded targets are block-diagonal (here in 2 blocks)",
+                "sum over targets of r * (in + out), one of in and out divided by nblocks",
+                "use_bdlora (the roles are those its config's documentation names); arXiv:2510.23346",
+                {"use_bdlora": BLOCKS},
+            ),
+            (
                 "velora",
                 "VeLoRA",
                 "as lora; the input is kept compressed for backward",
@@ -333,6 +365,17 @@ METHODS = [
                 {"monteclora_config": {"num_samples": 8}},
             ),
         )
+    ),
+    Method(
+        name="lora_fa",
+        title="LoRA-FA",
+        group="lora",
+        trains="as lora, with A frozen by the method's own optimizer",
+        formula="sum over targets of r * out",
+        source="peft 0.21 optimizers/lorafa.py; arXiv:2308.03303",
+        apply=_lora_fa,
+        peft_type="LORA",
+        keys=KEYS,
     ),
     Method(
         name="qdora",

@@ -14,6 +14,11 @@ from hubvram.timeline.dtypes import BF16, BOOL, F16, F32, DType, promote
 from hubvram.timeline.tracer import OFF, RECOMPUTE, Backward, Storage, Tensor, Tracer
 
 
+def wider(a: Tensor, b: Tensor) -> Tensor:
+    """The one whose shape a broadcast of both has: more elements, or as many in more dimensions."""
+    return a if (a.n, len(a.shape)) >= (b.n, len(b.shape)) else b
+
+
 class OpsBase:
     """Shared state of all ops: the tracer and the facts about the run that kernels depend on."""
 
@@ -123,7 +128,7 @@ class OpsBase:
     def add(self, a: Tensor, b: Tensor) -> Tensor:
         """``a + b`` of equal shapes (or b broadcast): saves nothing, backward hands the gradient to both."""
         dt = promote(a.dt, b.dt)
-        big = a if a.n >= b.n else b
+        big = wider(a, b)
         new, n, shape = self.t.new, big.n, big.shape
         ra, rb, da, db, na, nb = a.rg, b.rg, a.dt, b.dt, a.n, b.n
 
@@ -150,7 +155,7 @@ class OpsBase:
     def sub(self, a: Tensor, b: Tensor) -> Tensor:
         """``a - b``: the gradient passes to a, negated to b."""
         dt = promote(a.dt, b.dt)
-        big = a if a.n >= b.n else b
+        big = wider(a, b)
         new, n, shape = self.t.new, big.n, big.shape
         ra, rb, na, nb, da, db = a.rg, b.rg, a.n, b.n, a.dt, b.dt
 
@@ -184,7 +189,7 @@ class OpsBase:
     def mul(self, a: Tensor, b: Tensor) -> Tensor:
         """``a * b`` (either may be broadcast): keeps each for the other's gradient."""
         dt = promote(a.dt, b.dt)
-        big = a if a.n >= b.n else b
+        big = wider(a, b)
         new, n, shape, unpacked = self.t.new, big.n, big.shape, self.t.unpacked
         ra, rb, da, db, na, nb = a.rg, b.rg, a.dt, b.dt, a.n, b.n
 

@@ -12,6 +12,7 @@ from math import prod
 from typing import Any
 
 from hubvram.timeline.dtypes import BF16, C64, F16, F32, I64, DType, promote
+from hubvram.timeline.ops.elementwise import wider
 from hubvram.timeline.ops.peft_prompt import PromptOps
 from hubvram.timeline.tracer import Storage, Tensor
 
@@ -47,7 +48,7 @@ class PeftOps(PromptOps):
     def div(self, a: Tensor, b: Tensor) -> Tensor:
         """``a / b`` (b may be broadcast): keeps b, and a if b wants a gradient."""
         dt = promote(a.dt, b.dt)
-        big = a if a.n >= b.n else b
+        big = wider(a, b)
         new, n, shape = self.t.new, big.n, big.shape
         ra, rb, na, nb, da, db = a.rg, b.rg, a.n, b.n, a.dt, b.dt
 
