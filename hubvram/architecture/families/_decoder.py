@@ -52,6 +52,15 @@ def projections(
     }
 
 
+def gated_mlp(path: str, hidden: int, inner: int, prefix: str = "", bias: bool = False) -> dict[str, Module]:
+    """``LlamaMLP`` at ``path``; attribute names with a prefix."""
+    return {
+        f"{prefix}gate_proj": Linear(f"{path}.gate_proj", hidden, inner, bias),
+        f"{prefix}up_proj": Linear(f"{path}.up_proj", hidden, inner, bias),
+        f"{prefix}down_proj": Linear(f"{path}.down_proj", inner, hidden, bias, role="mlp_out"),
+    }
+
+
 def decoder_layer(
     g: Any, norm: Callable[[Any, Any], Any], attention: Callable[[Any, Any], Any], mlp: Callable[[Any, Any], Any]
 ) -> Callable[[Any, Any], Any]:
@@ -70,6 +79,11 @@ def decoder_layer(
         return g.add(x, h)
 
     return layer
+
+
+def run_gated_mlp(g: Any, m: Any, h: Any, act: str) -> Any:
+    """``LlamaMLP.forward``: (..., hidden) in and out."""
+    return m.down_proj(g, g.glu(act, m.gate_proj(g, h), m.up_proj(g, h)))
 
 
 def rms_without_weight(g: Any, x: Any) -> Any:

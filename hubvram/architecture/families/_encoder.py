@@ -40,6 +40,13 @@ def biased(path: str, n_in: int, n_out: int, role: Any = "") -> Linear:
     return Linear(path, n_in, n_out, True, role=role)
 
 
+def convolution(path: str, n_in: int, n_out: int, kernel: int, *, bias: bool = True, groups: int = 1) -> Linear:
+    """``nn.Conv1d``: n_in to n_out channels over ``kernel`` places."""
+    return Linear(
+        path, n_in // groups * kernel, n_out, bias, kind="Conv1d", weight_shape=(n_out, n_in // groups, kernel)
+    )
+
+
 def index_buffer(path: str, length: int) -> Weight:
     """An int64 buffer of positions or token types, shape (1, length)."""
     return Weight(path, (1, length), buffer=True, dtype="int64")

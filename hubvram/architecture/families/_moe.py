@@ -33,15 +33,6 @@ class Reader:
         return self.config.whole(*names, default=default)
 
 
-def gated_mlp(path: str, hidden: int, inner: int, prefix: str = "", bias: bool = False) -> dict[str, Module]:
-    """A gated MLP at ``path``; attribute names with a prefix."""
-    return {
-        f"{prefix}gate_proj": Linear(f"{path}.gate_proj", hidden, inner, bias),
-        f"{prefix}up_proj": Linear(f"{path}.up_proj", hidden, inner, bias),
-        f"{prefix}down_proj": Linear(f"{path}.down_proj", inner, hidden, bias, role="mlp_out"),
-    }
-
-
 def experts_of(path: str, hidden: int, width: int, count: int, *, gated: bool = True) -> dict[str, Module]:
     """The stacked experts of transformers 5: (experts, out, in)."""
     up = ("gate_up_proj", 2 * width) if gated else ("up_proj", width)
@@ -74,11 +65,6 @@ def sparse_layers(config: Config, read: Reader, layers: int, experts: int) -> li
     if experts < 1:
         raise UnsupportedError(f"{config.where}: {experts} experts.")
     return [i >= first and i not in dense and (i + 1) % step == 0 for i in range(layers)]
-
-
-def mlp(g: Any, m: Any, h: Any, act: str) -> Any:
-    """A dense layer's gated MLP."""
-    return m.down_proj(g, g.glu(act, m.gate_proj(g, h), m.up_proj(g, h)))
 
 
 def shared_mlp(g: Any, m: Any, h: Any, act: str) -> Any:

@@ -71,6 +71,7 @@ TEXT_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 }
 """What a text_config may leave out: defaults of transformers' config classes (5.23)."""
 
+TEXT_ONLY = "Images of any size: without image_tokens the batch is text only (the vision tower is in memory, unused)."
 Images = Callable[[Any, Any, Any, Any], Any]
 
 

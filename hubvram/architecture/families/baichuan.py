@@ -6,7 +6,7 @@ from typing import Any
 
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
-from hubvram.architecture.families._decoder import decoder_layer, ends, tied_head
+from hubvram.architecture.families._decoder import decoder_layer, ends, gated_mlp, tied_head
 from hubvram.architecture.families._older import rms_norm_twice, shifted_loss
 from hubvram.architecture.families._rotary import rotation
 from hubvram.architecture.header import Header
@@ -31,9 +31,7 @@ def build(config: Config, header: Header) -> Architecture:
         "W_pack": Linear("self_attn.W_pack", hidden, 3 * hidden),
         "o_proj": Linear("self_attn.o_proj", hidden, hidden, role="attn_out"),
         "post_norm": Norm("post_attention_layernorm", hidden),
-        "gate_proj": Linear("mlp.gate_proj", hidden, inner),
-        "up_proj": Linear("mlp.up_proj", hidden, inner),
-        "down_proj": Linear("mlp.down_proj", inner, hidden, role="mlp_out"),
+        **gated_mlp("mlp", hidden, inner),
     }
     alibi = positions is None
     return Architecture(

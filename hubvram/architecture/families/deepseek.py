@@ -13,16 +13,14 @@ from typing import Any
 
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
-from hubvram.architecture.families._decoder import decoder_layer, ends, tied_head
-from hubvram.architecture.families._moe import (
-    EVEN,
-    experts_apart,
-    experts_of,
+from hubvram.architecture.families._decoder import (
+    decoder_layer,
+    ends,
     gated_mlp,
-    mlp,
-    run_experts,
-    shared_mlp,
+    run_gated_mlp,
+    tied_head,
 )
+from hubvram.architecture.families._moe import EVEN, experts_apart, experts_of, run_experts, shared_mlp
 from hubvram.architecture.families._rotary import complex_rotary
 from hubvram.architecture.families._routers import route_groups
 from hubvram.architecture.header import Header
@@ -174,7 +172,7 @@ def trunk(g: Any, net: Any, batch: Any) -> Any:
         return attention(g, net, m, h, mask, tables)
 
     def feed_forward(m: Any, h: Any) -> Any:
-        return sparse_block(g, m, h, act, facts) if m.facts["sparse"] else mlp(g, m, h, act)
+        return sparse_block(g, m, h, act, facts) if m.facts["sparse"] else run_gated_mlp(g, m, h, act)
 
     x = net.run(g, "layers", decoder_layer(g, g.rms_norm, attend, feed_forward), x)
     return g.rms_norm(x, net.norm.weight)

@@ -7,9 +7,17 @@ from typing import Any
 
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
-from hubvram.architecture.families._decoder import decoder_layer, ends, projections, stack_of, tied_head
+from hubvram.architecture.families._decoder import (
+    decoder_layer,
+    ends,
+    gated_mlp,
+    projections,
+    run_gated_mlp,
+    stack_of,
+    tied_head,
+)
 from hubvram.architecture.families._mamba import SLOW, conv_weights, idle, mixer_modules, selective_mixer, step_rank
-from hubvram.architecture.families._moe import EVEN, experts_apart, experts_of, gated_mlp, mlp, run_experts
+from hubvram.architecture.families._moe import EVEN, experts_apart, experts_of, run_experts
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Block, Linear, Module, Norm, Weight
 
@@ -127,7 +135,7 @@ def trunk(g: Any, net: Any, batch: Any) -> Any:
         return attention(m, h) if m.facts["attention"] else mixer(g, m, h, facts, batch.padding)
 
     def feed_forward(m: Any, h: Any) -> Any:
-        return sparse_block(g, m, h, facts) if m.facts["sparse"] else mlp(g, m, h, facts["act"])
+        return sparse_block(g, m, h, facts) if m.facts["sparse"] else run_gated_mlp(g, m, h, facts["act"])
 
     x = net.run(g, "layers", decoder_layer(g, g.rms_norm, mix, feed_forward), x)
     return g.rms_norm(x, net.norm.weight)

@@ -14,12 +14,14 @@ from hubvram.architecture.families import Family
 from hubvram.architecture.families._decoder import (
     decoder_layer,
     ends,
+    gated_mlp,
     projections,
     rms_without_weight,
+    run_gated_mlp,
     stack_of,
     tied_head,
 )
-from hubvram.architecture.families._moe import gated_mlp, mlp, shared_mlp
+from hubvram.architecture.families._moe import shared_mlp
 from hubvram.architecture.families._rotary import complex_rotary
 from hubvram.architecture.families._vision_language import with_defaults
 from hubvram.architecture.header import Header
@@ -189,7 +191,7 @@ def trunk(g: Any, net: Any, batch: Any) -> Any:
         return attention(g, net, m, h, masks[m.facts["rope"]], table)
 
     def feed_forward(m: Any, h: Any) -> Any:
-        return experts(g, m, h, facts) if m.facts["sparse"] else mlp(g, m, h, facts["act"])
+        return experts(g, m, h, facts) if m.facts["sparse"] else run_gated_mlp(g, m, h, facts["act"])
 
     x = net.run(g, "layers", decoder_layer(g, g.rms_norm, attend, feed_forward), x)
     return g.rms_norm(x, net.norm.weight)

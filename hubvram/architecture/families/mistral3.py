@@ -14,9 +14,9 @@ from typing import Any
 
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
-from hubvram.architecture.families._vision_language import joined, scatter, text_model, with_defaults
+from hubvram.architecture.families._decoder import gated_mlp
+from hubvram.architecture.families._vision_language import TEXT_ONLY, joined, scatter, text_model, with_defaults
 from hubvram.architecture.families._vision_towers import conv2d, entering, pixels
-from hubvram.architecture.families.qwen_vl import TEXT_ONLY
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Block, Linear, Module, Norm, Stack
 from hubvram.timeline.dtypes import F32
@@ -65,9 +65,7 @@ def build(config: Config, header: Header) -> Architecture:
         "v_proj": Linear("attention.v_proj", width, heads * head_dim),
         "o_proj": Linear("attention.o_proj", heads * head_dim, width, role="attn_out"),
         "norm2": Norm("ffn_norm", width),
-        "gate_proj": Linear("feed_forward.gate_proj", width, inner),
-        "up_proj": Linear("feed_forward.up_proj", width, inner),
-        "down_proj": Linear("feed_forward.down_proj", inner, width, role="mlp_out"),
+        **gated_mlp("feed_forward", width, inner),
     }
     facts = {
         "width": width,

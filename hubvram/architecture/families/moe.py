@@ -13,17 +13,14 @@ from typing import Any
 
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
-from hubvram.architecture.families._decoder import projections, stack_of, tied_head
-from hubvram.architecture.families._moe import (
-    EVEN,
-    Reader,
-    experts_apart,
-    experts_of,
+from hubvram.architecture.families._decoder import (
     gated_mlp,
-    mlp,
-    sparse_block,
-    sparse_layers,
+    projections,
+    run_gated_mlp,
+    stack_of,
+    tied_head,
 )
+from hubvram.architecture.families._moe import EVEN, Reader, experts_apart, experts_of, sparse_block, sparse_layers
 from hubvram.architecture.families._rotary import joined
 from hubvram.architecture.families._windows import layer_kinds
 from hubvram.architecture.header import Header
@@ -334,7 +331,7 @@ def trunk(g: Any, net: Any, batch: Any) -> Any:
         h = attention(m, h)
         x = g.add(x, g.scale(h, "residual multiplier") if scaled else h)
         h = norm(x, m.post_norm)
-        h = sparse_block(g, m, h, act, facts) if m.facts["sparse"] else mlp(g, m, h, act)
+        h = sparse_block(g, m, h, act, facts) if m.facts["sparse"] else run_gated_mlp(g, m, h, act)
         return g.add(x, g.scale(h, "residual multiplier") if scaled else h)
 
     x = net.run(g, "layers", layer, x)

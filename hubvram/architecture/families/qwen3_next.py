@@ -11,18 +11,16 @@ from typing import Any
 
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
-from hubvram.architecture.families._decoder import decoder_layer, ends, stack_of, tied_head
-from hubvram.architecture.families._mamba import causal_conv, conv_weights, masked
-from hubvram.architecture.families._moe import (
-    EVEN,
-    Reader,
-    experts_apart,
-    experts_of,
+from hubvram.architecture.families._decoder import (
+    decoder_layer,
+    ends,
     gated_mlp,
-    mlp,
-    sparse_block,
-    sparse_layers,
+    run_gated_mlp,
+    stack_of,
+    tied_head,
 )
+from hubvram.architecture.families._mamba import causal_conv, conv_weights, masked
+from hubvram.architecture.families._moe import EVEN, Reader, experts_apart, experts_of, sparse_block, sparse_layers
 from hubvram.architecture.families._rotary import joined
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Block, Linear, Module, Norm, Weight
@@ -169,7 +167,7 @@ def trunk(g: Any, net: Any, batch: Any) -> Any:
         )
 
     def feed_forward(m: Any, h: Any) -> Any:
-        return sparse_block(g, m, h, facts["act"], facts) if m.facts["sparse"] else mlp(g, m, h, facts["act"])
+        return sparse_block(g, m, h, facts["act"], facts) if m.facts["sparse"] else run_gated_mlp(g, m, h, facts["act"])
 
     x = net.run(g, "layers", decoder_layer(g, g.rms_norm_gemma, mix, feed_forward), x)
     return g.rms_norm_gemma(x, net.norm.weight)

@@ -14,13 +14,12 @@ from typing import Any
 
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
-from hubvram.architecture.families._vision_language import joined, scatter, text_model, with_defaults
+from hubvram.architecture.families._decoder import gated_mlp
+from hubvram.architecture.families._vision_language import TEXT_ONLY, joined, scatter, text_model, with_defaults
 from hubvram.architecture.families._vision_towers import entering, pixels
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Block, Embedding, Linear, Module, Norm, Stack
 from hubvram.timeline.dtypes import F32
-
-TEXT_ONLY = "Images of any size: without image_tokens the batch is text only (the vision tower is in memory, unused)."
 
 VISION: Mapping[str, Mapping[str, Any]] = {
     "qwen2_vl": {
@@ -135,9 +134,7 @@ def tower(v: Config, model_type: str) -> tuple[dict[str, Module], Stack, dict[st
         "norm2": norm("norm2", width),
     }
     if rms:
-        block["gate_proj"] = Linear("mlp.gate_proj", width, inner, True)
-        block["up_proj"] = Linear("mlp.up_proj", width, inner, True)
-        block["down_proj"] = Linear("mlp.down_proj", inner, width, True, role="mlp_out")
+        block |= gated_mlp("mlp", width, inner, bias=True)
     else:
         one, two = ("linear_fc1", "linear_fc2") if newest else ("fc1", "fc2")
         block["fc1"] = Linear(f"mlp.{one}", width, inner, True)

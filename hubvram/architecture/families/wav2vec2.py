@@ -6,9 +6,8 @@ from typing import Any
 
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
-from hubvram.architecture.families._encoder import biased, layer_norm
+from hubvram.architecture.families._encoder import biased, convolution, layer_norm
 from hubvram.architecture.families._vision import self_attention
-from hubvram.architecture.families.whisper import convolution
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Block, Module, Norm, Stack, Weight
 from hubvram.errors import UnsupportedError

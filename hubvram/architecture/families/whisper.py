@@ -7,17 +7,10 @@ from typing import Any
 
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
-from hubvram.architecture.families._encoder import layer_norm, seq2seq_loss
+from hubvram.architecture.families._encoder import convolution, layer_norm, seq2seq_loss
 from hubvram.architecture.families._seq2seq import Style, block, layer_of
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Embedding, Linear, Module, Stack
-
-
-def convolution(path: str, n_in: int, n_out: int, kernel: int, *, bias: bool = True, groups: int = 1) -> Linear:
-    """``nn.Conv1d``."""
-    return Linear(
-        path, n_in // groups * kernel, n_out, bias, kind="Conv1d", weight_shape=(n_out, n_in // groups, kernel)
-    )
 
 
 def build(config: Config, header: Header) -> Architecture:
