@@ -29,11 +29,12 @@ PLAYED = 1
 def packed(sizes: Iterable[tuple[int, int]]) -> int:
     """Bytes reserved by (size, count) allocations that stay for good, made in any order.
 
-    Large ones have segments of their own; the others share segments as full as they go.
+    Large ones have segments of their own; the others go where they fit best, the larger first.
     """
     reserved = 0
     small = 0
     middle: dict[int, int] = {}
+    gaps: list[tuple[int, int]] = []  # (free bytes of a segment, how many such)
     for size, count in sizes:
         if size <= SMALL_LIMIT:
             small += size * count
@@ -41,12 +42,13 @@ def packed(sizes: Iterable[tuple[int, int]]) -> int:
             middle[size] = middle.get(size, 0) + count
         else:
             reserved += segment_size(size) * count
+            if segment_size(size) - size > SMALL_LIMIT:  # else the block is not split
+                gaps.append((segment_size(size) - size, count))
     reserved += -(-small // segment_size(1)) * segment_size(1)
     whole = segment_size(SMALL_LIMIT + 1)
-    gaps: list[tuple[int, int]] = []  # (free bytes of a segment, how many such)
     for size, count in sorted(middle.items(), reverse=True):
         kept: list[tuple[int, int]] = []
-        for gap, times in [*gaps, (whole, count)]:  # what no gap takes gets segments of its own
+        for gap, times in [*sorted(gaps), (whole, count)]:  # best fit; what no gap takes gets segments of its own
             each = gap // size
             filled, rest = divmod(min(count, each * times), each) if each else (0, 0)
             count -= filled * each + rest
