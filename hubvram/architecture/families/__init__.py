@@ -1,7 +1,11 @@
 """One file per family of models; `FAMILIES` finds them.
 
 To add a family: write ``families/NAME.py`` with a ``FAMILY = Family(...)`` and
-list the module's name below.
+list the module's name below. What several families share stands in the modules
+with an underscore: `_decoder` (Llama's outline), `_variant` and `_windows` (of the
+records in `variants`), `_rotary`, `_gpt`, `_older` (losses and norms of old code),
+`_moe` and `_routers`, `_mamba`, `_encoder` (BERT's outline and classifiers),
+`_seq2seq`, `_vision`, `_vision_towers` and `_vision_language`.
 """
 
 from __future__ import annotations

@@ -33,17 +33,22 @@ class Reader:
         return self.config.whole(*names, default=default)
 
 
-def experts_of(path: str, hidden: int, width: int, count: int, *, gated: bool = True) -> dict[str, Module]:
+def experts_of(path: str, hidden: int, width: int, count: int) -> dict[str, Module]:
     """The stacked experts of transformers 5: (experts, out, in)."""
-    up = ("gate_up_proj", 2 * width) if gated else ("up_proj", width)
     return {
-        "experts_up": Weight(f"{path}.{up[0]}", (count, up[1], hidden), adaptable=True),
+        "experts_up": Weight(f"{path}.gate_up_proj", (count, 2 * width, hidden), adaptable=True),
         "experts_down": Weight(f"{path}.down_proj", (count, hidden, width), adaptable=True),
     }
 
 
-def experts_apart(path: str, hidden: int, width: int, count: int, names: tuple[str, str, str]) -> dict[str, Module]:
-    """The experts of transformers < 5: one MLP each."""
+def experts_apart(
+    path: str,
+    hidden: int,
+    width: int,
+    count: int,
+    names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
+) -> dict[str, Module]:
+    """The experts of transformers < 5: one MLP each, its matrices by ``names``."""
     gate, up, down = names
     out: dict[str, Module] = {}
     for i in range(count):
@@ -51,6 +56,15 @@ def experts_apart(path: str, hidden: int, width: int, count: int, names: tuple[s
         out[f"e{i}_up"] = Linear(f"{path}.{i}.{up}", hidden, width)
         out[f"e{i}_down"] = Linear(f"{path}.{i}.{down}", width, hidden)
     return out
+
+
+def routed(router: str, experts: str, hidden: int, width: int, count: int, *, legacy: bool) -> dict[str, Module]:
+    """A router at one path and the experts at another: parameters in transformers 5, linear layers before."""
+    if legacy:
+        gate: Module = Linear(router, hidden, count, role="router")
+        return {"gate": gate, **experts_apart(experts, hidden, width, count)}
+    gate = Weight(f"{router}.weight", (count, hidden), adaptable=True)
+    return {"gate": gate, **experts_of(experts, hidden, width, count)}
 
 
 def sparse_layers(config: Config, read: Reader, layers: int, experts: int) -> list[bool]:

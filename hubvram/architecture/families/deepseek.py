@@ -103,7 +103,7 @@ def _build(config: Config, header: Header, *, legacy: bool) -> Architecture:
     }
     sparse = {**block, "gate": Weight("mlp.gate.weight", (count, hidden), adaptable=True)}
     if legacy:
-        sparse |= experts_apart("mlp.experts", hidden, width, count, ("gate_proj", "up_proj", "down_proj"))
+        sparse |= experts_apart("mlp.experts", hidden, width, count)
     else:
         sparse |= experts_of("mlp.experts", hidden, width, count)
     if v3:

@@ -17,9 +17,9 @@ from hubvram.architecture.families._decoder import (
     tied_head,
 )
 from hubvram.architecture.families._mamba import SLOW, conv_weights, idle, mixer_modules, selective_mixer, step_rank
-from hubvram.architecture.families._moe import EVEN, experts_apart, experts_of, run_experts
+from hubvram.architecture.families._moe import EVEN, routed, run_experts
 from hubvram.architecture.header import Header
-from hubvram.architecture.modules import Architecture, Block, Linear, Module, Norm, Weight
+from hubvram.architecture.modules import Architecture, Block, Module, Norm
 
 
 def build(config: Config, header: Header) -> Architecture:
@@ -58,14 +58,7 @@ def _build(config: Config, *, legacy: bool) -> Architecture:
     }
     attention = projections(hidden, heads, kv_heads, head_dim)
     scan = mamba_modules(config, hidden, inner, states, rank)
-    sparse: dict[str, Module]
-    if legacy:
-        names = ("gate_proj", "up_proj", "down_proj")
-        sparse = {"gate": Linear("feed_forward.router", hidden, count, role="router")}
-        sparse |= experts_apart("feed_forward.experts", hidden, width, count, names)
-    else:
-        sparse = {"gate": Weight("feed_forward.router.weight", (count, hidden), adaptable=True)}
-        sparse |= experts_of("feed_forward.experts", hidden, width, count)
+    sparse = routed("feed_forward.router", "feed_forward.experts", hidden, width, count, legacy=legacy)
     dense = gated_mlp("feed_forward", hidden, width)
     attn_every, attn_at = config.positive("attn_layer_period", default=8), config.whole("attn_layer_offset", default=4)
     moe_every = config.positive("expert_layer_period", default=2)

@@ -192,6 +192,15 @@ def sparse_modules(config: Config, read: Reader, style: Style, hidden: int, *, l
     return sparse
 
 
+def _window(config: Config, model_type: str) -> int | None:
+    """The sliding window, where the model's code has one."""
+    if model_type in ("olmoe", "glm4_moe"):
+        return None
+    if model_type == "qwen3_moe" and not config.flag("use_sliding_window", default=False):
+        return None
+    return config.optional("sliding_window")
+
+
 def _build(config: Config, header: Header, *, legacy: bool) -> Architecture:
     model_type = config.text("model_type", default="mixtral")
     style = STYLES[model_type]
@@ -223,12 +232,7 @@ def _build(config: Config, header: Header, *, legacy: bool) -> Architecture:
     is_sparse = sparse_layers(config, read, layers, count)
     if not all(is_sparse):
         dense |= gated_mlp("mlp", hidden, config.positive("intermediate_size"))
-    window = config.optional("sliding_window")
-    if model_type == "qwen3_moe" and not config.flag("use_sliding_window", default=False):
-        window = None
-    if model_type in ("olmoe", "glm4_moe"):
-        window = None
-    kinds, window_of = layer_kinds(config, layers, window)
+    kinds, window_of = layer_kinds(config, layers, _window(config, model_type))
 
     def kind(key: tuple[bool, int]) -> Block:
         chooses, at = key

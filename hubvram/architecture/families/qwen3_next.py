@@ -20,7 +20,7 @@ from hubvram.architecture.families._decoder import (
     tied_head,
 )
 from hubvram.architecture.families._mamba import causal_conv, conv_weights, masked
-from hubvram.architecture.families._moe import EVEN, Reader, experts_apart, experts_of, sparse_block, sparse_layers
+from hubvram.architecture.families._moe import EVEN, Reader, routed, sparse_block, sparse_layers
 from hubvram.architecture.families._rotary import joined
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Block, Linear, Module, Norm, Weight
@@ -92,13 +92,8 @@ def _build(config: Config, *, legacy: bool) -> Architecture:
     sparse: dict[str, Module] = {
         **gated_mlp("mlp.shared_expert", hidden, read.get("shared_expert_intermediate_size"), "shared_"),
         "shared_gate": Linear("mlp.shared_expert_gate", hidden, 1),
+        **routed("mlp.gate", "mlp.experts", hidden, width, count, legacy=legacy),
     }
-    if legacy:
-        sparse["gate"] = Linear("mlp.gate", hidden, count, role="router")
-        sparse |= experts_apart("mlp.experts", hidden, width, count, ("gate_proj", "up_proj", "down_proj"))
-    else:
-        sparse["gate"] = Weight("mlp.gate.weight", (count, hidden), adaptable=True)
-        sparse |= experts_of("mlp.experts", hidden, width, count)
     is_sparse = sparse_layers(config, read, layers, count)
     dense = gated_mlp("mlp", hidden, config.positive("intermediate_size", default=5632))
     types = config.raw("layer_types")
