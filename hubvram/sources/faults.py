@@ -44,6 +44,15 @@ class Retryable(Exception):  # noqa: N818  (a signal inside the transport, never
         self.hint = hint
 
 
+def host_of(url: str) -> str:
+    """Host and port of an address, as messages name it: without user name and password, on one line."""
+    try:
+        host = urlsplit(url).netloc.rpartition("@")[2]
+    except ValueError:
+        return "an address that is none"
+    return host if host.isprintable() and len(host) <= 100 else shown(host, 100)
+
+
 def status_error(
     status: int,
     headers: Mapping[str, str],
@@ -67,7 +76,7 @@ def status_error(
         revision: the revision asked for.
         has_token: whether a token was sent.
     """
-    host = urlsplit(url).netloc
+    host = host_of(url)
     page = f"{endpoint}/{repo_id}"
     said = _server_message(headers, body)
     code = headers.get("x-error-code", "")

@@ -89,7 +89,7 @@ def effective_endpoint(endpoint: str | None = None) -> str:
     variable when it is imported.
 
     Raises:
-        SettingError: if it is not an http(s) URL with a host.
+        SettingError: if it is not an http(s) URL with a host, or holds a password.
     """
     chosen = (endpoint or os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).strip().rstrip("/")
     try:
@@ -98,6 +98,12 @@ def effective_endpoint(endpoint: str | None = None) -> str:
         valid = valid and (parts.port is None or parts.port > 0) and not re.search(r"[\s\x00-\x1f]", chosen)
     except ValueError:
         valid = False
+    if "@" in chosen:
+        # It would stand in the cache, in every report and in messages. It is not repeated here either.
+        raise SettingError(
+            "the endpoint holds a user name or password, which would be printed and kept",
+            hint="leave it out of --endpoint or HF_ENDPOINT; a token goes into HF_TOKEN",
+        )
     if not valid:
         raise SettingError(
             f"endpoint {shown(chosen)} is not an http(s) URL",

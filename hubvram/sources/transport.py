@@ -23,7 +23,7 @@ from urllib.parse import quote, urlencode, urljoin, urlsplit
 
 from hubvram.errors import HubvramError, NetworkError, RateLimitError
 from hubvram.snapshot.text import shown
-from hubvram.sources.faults import Retryable, retry_wait, status_error
+from hubvram.sources.faults import Retryable, host_of, retry_wait, status_error
 from hubvram.sources.refs import effective_endpoint
 from hubvram.sources.wire import as_fault, hub_headers, send, transport_errors
 
@@ -67,7 +67,7 @@ class Reply:
     @property
     def host(self) -> str:
         """The host that answered."""
-        return urlsplit(self.url).netloc
+        return host_of(self.url)
 
     @property
     def length(self) -> int | None:
@@ -333,7 +333,7 @@ class Transport:
     def _wait_for_turn(self, url: str) -> None:
         while (left := self._resume_at - time.monotonic()) > 0:
             self._sleep(left)
-        self._check_time(urlsplit(url).netloc)
+        self._check_time(host_of(url))
 
     def _sleep(self, seconds: float) -> None:
         if self._stop.wait(seconds):
@@ -374,11 +374,18 @@ class Transport:
                     return
             finally:
                 response.close()
-            url = urljoin(url, target)
-            parts = urlsplit(url)
-            if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise Retryable(f"{urlsplit(self.endpoint).netloc} redirects to {shown(parts.scheme)}", again=False)
-        raise Retryable(f"{urlsplit(self.endpoint).netloc} redirects in circles", again=False)
+            url = self._followed(url, target)
+        raise Retryable(f"{host_of(self.endpoint)} redirects in circles", again=False)
+
+    def _followed(self, url: str, target: str) -> str:
+        """Where a redirect leads: a host reached by HTTP, or nowhere that is followed."""
+        try:
+            parts = urlsplit(urljoin(url, target))
+            if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+                return parts.geturl()
+        except ValueError:  # no URL at all, or a port beyond 65535
+            pass
+        raise Retryable(f"{host_of(self.endpoint)} redirects to {shown(target)}, which is no web address", again=False)
 
     def _chunks(self, response: Any, url: str) -> Iterator[bytes]:
         reader = response.iter_content if hasattr(response, "iter_content") else response.iter_bytes
@@ -388,7 +395,7 @@ class Transport:
             raise self._fault(error, url) from None
 
     def _fault(self, error: Exception, url: str) -> Exception:
-        return as_fault(error, urlsplit(url).netloc, self.timeout, self._scrub)
+        return as_fault(error, host_of(url), self.timeout, self._scrub)
 
     def _scrub(self, text: str) -> str:
         return text.replace(self._secret, "***") if self._secret else text

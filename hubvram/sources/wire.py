@@ -16,10 +16,11 @@ from typing import Any
 
 from hubvram.errors import AccessError, OfflineError
 from hubvram.snapshot.text import shown
-from hubvram.sources.faults import Retryable
+from hubvram.sources.faults import Retryable, host_of
 
 _ERROR_BASES = {
     "requests": ("RequestException",),
+    "urllib3.exceptions": ("HTTPError",),  # a few pass requests as they are
     "httpx": ("HTTPError", "StreamError", "InvalidURL"),
     "httpx2": ("HTTPError", "StreamError", "InvalidURL"),
 }
@@ -67,7 +68,13 @@ def send(url: str, headers: Mapping[str, str], timeout: float) -> Any:
     if hasattr(session, "build_request"):  # httpx and httpx2
         request = session.build_request("GET", url, headers=dict(headers), timeout=timeout)
         return session.send(request, stream=True, follow_redirects=False)
-    return session.get(url, headers=dict(headers), timeout=timeout, stream=True, allow_redirects=False)
+    try:
+        return session.get(url, headers=dict(headers), timeout=timeout, stream=True, allow_redirects=False)
+    except ValueError as error:
+        if isinstance(error, transport_errors()):
+            raise
+        # requests looks at where a redirect leads even if it is told not to follow, and trips over what is no URL.
+        raise Retryable(f"{host_of(url)} redirects to what is no web address ({shown(error)})", again=False) from None
 
 
 def transport_errors() -> tuple[type[Exception], ...]:

@@ -119,6 +119,32 @@ def test_redirects_that_lead_nowhere(hub: FakeHub) -> None:
         total(hub)
 
 
+@pytest.mark.parametrize(
+    "target",
+    [
+        "//[",
+        "http://[::1",
+        "http://127.0.0.1:99999/",
+        "http://127.0.0.1:0/",
+        "http://127.0.0.1:port/",
+        "javascript:alert(1)",
+        "https:",
+        "http://\u2603.invalid/",
+        "http://a..b.invalid/",
+        f"http://{'a' * 300}.invalid/",
+        "http://%00.invalid/",
+        "http://user:pass@127.0.0.1:1/",
+        "data:,{}",
+    ],
+)
+def test_redirects_to_what_is_no_place(fake_hub: FakeHub, target: str) -> None:
+    location = target.encode().decode("latin-1")
+    fake_hub.bend("/api/models", lambda _a, _r: Answer(302, {"Location": location}, Content(b"", 0)))
+    with pytest.raises(NetworkError) as caught:
+        total(fake_hub)
+    assert caught.value.message.isprintable()
+
+
 def test_a_server_that_stalls(fake_hub: FakeHub) -> None:
     def slow(answer: Answer, _request) -> Answer:
         time.sleep(1.5)

@@ -188,3 +188,12 @@ def test_a_password_in_a_url_is_not_repeated() -> None:
     with pytest.raises(SettingError) as caught:
         parse_ref("https://user:hf_secret@huggingface.co/org/name")
     assert "hf_secret" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "address", ["https://user:secret@hub.example", "https://secret@hub.example", "h://x:secret@y z"]
+)
+def test_an_endpoint_with_a_password_is_refused_and_not_repeated(address: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        effective_endpoint(address)
+    assert "secret" not in f"{caught.value.message}{caught.value.hint}"
