@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from hubvram.architecture.config import Config
 from hubvram.architecture.families._encoder import biased, layer_norm
 from hubvram.architecture.modules import Block, Linear, Module
 
@@ -24,6 +25,16 @@ class Style:
     """fp16 hidden states are clamped at the end of an encoder layer."""
     contiguous: bool = False
     """Whisper: the query is scaled before attention; q, k and v are copied to (batch, heads, tokens, dim)."""
+
+
+def rates(config: Config, dropout: float) -> dict[str, Any]:
+    """Activation and rates of dropout, of both sides alike; ``dropout`` is the class's default."""
+    return {
+        "act": config.text("activation_function", default="gelu"),
+        "dropout": config.number("dropout", default=dropout),
+        "attn_dropout": config.number("attention_dropout", default=0.0),
+        "act_dropout": config.number("activation_dropout", default=0.0),
+    }
 
 
 def block(width: int, inner: int, *, decoder: bool, k_bias: bool = True) -> Block:

@@ -7,7 +7,7 @@ from typing import Any
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
 from hubvram.architecture.families._encoder import biased, classification_loss, layer_norm, num_labels, seq2seq_loss
-from hubvram.architecture.families._seq2seq import Style, block, layer_of
+from hubvram.architecture.families._seq2seq import Style, block, layer_of, rates
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Embedding, Linear, Module, Stack, Weight
 
@@ -57,10 +57,7 @@ def build(config: Config, header: Header) -> Architecture:
     inner = config.positive("encoder_ffn_dim", default=4096)
     decoder_inner = config.positive("decoder_ffn_dim", default=4096)
     common: dict[str, Any] = {
-        "act": config.text("activation_function", default="gelu"),
-        "dropout": config.number("dropout", default=0.1),
-        "attn_dropout": config.number("attention_dropout", default=0.0),
-        "act_dropout": config.number("activation_dropout", default=0.0),
+        **rates(config, 0.1),
         "pre_norm": model_type in PRE_NORM,
         "clamps": model_type in PRE_NORM,
     }

@@ -15,6 +15,7 @@ from hubvram.architecture.families._decoder import (
     decoder_layer,
     ends,
     gated_mlp,
+    projections,
     run_gated_mlp,
     stack_of,
     tied_head,
@@ -82,10 +83,8 @@ def _build(config: Config, *, legacy: bool) -> Architecture:
         "post_norm": Norm("post_attention_layernorm", hidden),
     }
     attention: dict[str, Module] = {
-        "q_proj": Linear("self_attn.q_proj", hidden, 2 * heads * dim, bias),
-        "k_proj": Linear("self_attn.k_proj", hidden, kv_heads * dim, bias),
-        "v_proj": Linear("self_attn.v_proj", hidden, kv_heads * dim, bias),
-        "o_proj": Linear("self_attn.o_proj", heads * dim, hidden, bias, role="attn_out"),
+        **projections(hidden, heads, kv_heads, dim, bias),
+        "q_proj": Linear("self_attn.q_proj", hidden, 2 * heads * dim, bias),  # with the gate of the output
         "q_norm": Norm("self_attn.q_norm", dim),
         "k_norm": Norm("self_attn.k_norm", dim),
     }

@@ -8,7 +8,7 @@ from typing import Any
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
 from hubvram.architecture.families._encoder import convolution, layer_norm, seq2seq_loss
-from hubvram.architecture.families._seq2seq import Style, block, layer_of
+from hubvram.architecture.families._seq2seq import Style, block, layer_of, rates
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Embedding, Linear, Module, Stack
 
@@ -27,10 +27,7 @@ def build(config: Config, header: Header) -> Architecture:
     inner = config.positive("encoder_ffn_dim", default=1536)
     decoder_inner = config.positive("decoder_ffn_dim", default=1536)
     common: dict[str, Any] = {
-        "act": config.text("activation_function", default="gelu"),
-        "dropout": config.number("dropout", default=0.0),
-        "attn_dropout": config.number("attention_dropout", default=0.0),
-        "act_dropout": config.number("activation_dropout", default=0.0),
+        **rates(config, 0.0),
         "pre_norm": True,
         "clamps": True,
         "contiguous": True,
