@@ -59,10 +59,11 @@ test:
 	@$(MAKE) --no-print-directory legs
 	@$(MAKE) --no-print-directory pytest
 
-docs: $(VENV)/.installed
+docs: $(VENV)/.dev
 	$(BIN)/python -m hubvram.cli.reference docs/cli.md
 	$(BIN)/python -m hubvram.guide
 	$(BIN)/python -m hubvram.accuracy.doc
+	$(BIN)/python tools/hub.py
 	$(BIN)/python tools/readme.py
 
 clean:

@@ -51,7 +51,9 @@ def parse_config(raw: bytes, path: str, repo_id: str) -> dict[str, Any]:
         )
     try:
         content = storable(json.loads(raw.decode("utf-8-sig")), raw)
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise BadConfigError(f"{repo_id}: {shown(path)} is nested too deeply", hint=hint, repo_id=repo_id) from None
+    except ValueError as error:
         raise BadConfigError(
             f"{repo_id}: {shown(path)} is not JSON ({shown(error)})", hint=hint, repo_id=repo_id
         ) from None

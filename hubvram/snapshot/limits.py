@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 
 from hubvram.errors import HubvramError, UnsupportedError
-from hubvram.snapshot.text import shown
 
 MAX_TENSORS = 200_000
 """In all files of a repo. DeepSeek-V3 has 92,000, Kimi-K2 some 140,000."""
@@ -43,6 +42,7 @@ class Budget:
 
     def __init__(self, repo_id: str | None) -> None:
         self._repo_id = repo_id
+        self._where = repo_id or "the repo"
         self._claimed: dict[str, int] = {}
         self._tensors = 0
         self._lock = threading.Lock()
@@ -57,14 +57,11 @@ class Budget:
             self._claimed[path] = length
             total = sum(self._claimed.values())
         if total > MAX_READ_BYTES:
-            many = f"the headers of {len(self._claimed):,} files" if len(self._claimed) > 1 else "its header"
-            raise too_large(
-                self._where(path),
-                f"is too much to read: {many} take {total:,} bytes of {MAX_READ_BYTES:,}",
-                self._repo_id,
-            )
+            # The same words whichever of several threads comes here first.
+            what = f"is too much to read: its headers take more than {MAX_READ_BYTES:,} bytes together"
+            raise too_large(self._where, what, self._repo_id)
 
-    def add_tensors(self, path: str, count: int) -> None:
+    def add_tensors(self, count: int) -> None:
         """A header has been parsed.
 
         Raises:
@@ -75,8 +72,5 @@ class Budget:
             total = self._tensors
         if total > MAX_TENSORS:
             raise too_large(
-                self._where(path), f"is too much to read: more than {MAX_TENSORS:,} tensors in all", self._repo_id
+                self._where, f"is too much to read: it has more than {MAX_TENSORS:,} tensors", self._repo_id
             )
-
-    def _where(self, path: str) -> str:
-        return f"{self._repo_id}: {shown(path)}" if self._repo_id else shown(path)

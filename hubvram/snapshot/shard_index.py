@@ -50,7 +50,9 @@ def parse_index(raw: bytes, path: str, repo_id: str, listed: set[str] | None = N
         raise too_large(where, f"names more than {MAX_TENSORS:,} tensors", repo_id)
     try:
         content: Any = json.loads(raw.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise CorruptHeaderError(f"{where} is nested too deeply", hint=hint, repo_id=repo_id) from None
+    except ValueError as error:
         raise CorruptHeaderError(f"{where} is not JSON ({shown(error)})", hint=hint, repo_id=repo_id) from None
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:

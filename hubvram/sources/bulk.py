@@ -36,7 +36,7 @@ def check_bulk(body: bytes, info: RepoInfo, component: Component) -> tuple[dict[
         headers[place] = check_header(header, place, file_size=sizes[place], repo_id=info.repo_id)
         if not _fits(headers[place]):
             return None
-        budget.add_tensors(place, len(headers[place].tensors))
+        budget.add_tensors(len(headers[place].tensors))
     if not headers or (component.family and set(component.family) != set(headers)):
         return None
     index = content.get("index")

@@ -104,7 +104,7 @@ def read_folder(root: Path, layout: Layout, info: RepoInfo) -> Contents:
         for path in paths:
             header = contents.headers[path] = _header(root, path, info, contents)
             budget.claim(path, header.header_bytes or 0)
-            budget.add_tensors(path, len(header.tensors))
+            budget.add_tensors(len(header.tensors))
     return contents
 
 

@@ -252,7 +252,7 @@ class RepoReader:
         raw = data[LENGTH_BYTES : LENGTH_BYTES + length]
         del data  # up to 32 MB, twice
         header = parse_header(raw, path, file_size=size if size is not None else total, repo_id=repo_id)
-        self._budget.add_tensors(path, len(header.tensors))
+        self._budget.add_tensors(len(header.tensors))
         return header
 
     def _check_size(self, path: str, total: int | None) -> None:

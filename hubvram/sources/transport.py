@@ -30,6 +30,8 @@ from hubvram.sources.wire import as_fault, hub_headers, send, transport_errors
 DEFAULT_TIMEOUT = 10.0
 """Seconds without a byte before an attempt is given up; the Hub client's own default."""
 _MAX_REDIRECTS = 6
+_LEAST = 0.05
+"""Seconds that a request gets however near the time limit is."""
 _CHUNK = 16_384
 _ERROR_BODY = 2_000
 _FAR = 100_000_000
@@ -343,9 +345,7 @@ class Transport:
         if self._stop.is_set():
             raise NetworkError("interrupted", hint=None)
         if self._deadline is not None and time.monotonic() > self._deadline:
-            raise NetworkError(
-                f"{host} is too slow: the time limit is over", hint="allow more time, or try again later"
-            )
+            raise _too_slow(host)
 
     # -- one request on the wire ----------------------------------------------
 
@@ -361,7 +361,7 @@ class Transport:
                 sent.pop("authorization", None)
             limit = self.timeout
             if self._deadline is not None:
-                limit = max(0.05, min(limit, self._deadline - time.monotonic()))
+                limit = max(_LEAST, min(limit, self._deadline - time.monotonic()))
             try:
                 response = send(url, sent, limit)
             except transport_errors() as error:
@@ -395,10 +395,16 @@ class Transport:
             raise self._fault(error, url) from None
 
     def _fault(self, error: Exception, url: str) -> Exception:
+        if self._deadline is not None and time.monotonic() > self._deadline - _LEAST:
+            return _too_slow(host_of(url))
         return as_fault(error, host_of(url), self.timeout, self._scrub)
 
     def _scrub(self, text: str) -> str:
         return text.replace(self._secret, "***") if self._secret else text
+
+
+def _too_slow(host: str) -> NetworkError:
+    return NetworkError(f"{host} is too slow: the time limit is over", hint="allow more time, or try again later")
 
 
 def _environment_timeout() -> float:

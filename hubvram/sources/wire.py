@@ -127,6 +127,8 @@ def as_fault(error: Exception, host: str, timeout: float, scrub: Callable[[str],
         return Retryable(f"{host} did not answer within {timeout:g} s")
     if any(n in ("gaierror", "NameResolutionError") for n in names):
         return Retryable(f"cannot find the host {host}")
+    if "IncompleteRead" in names or "without sending complete" in text:
+        return Retryable(f"{host} closed the connection before its answer was complete")
     if "ConnectionRefusedError" in names:
         return Retryable(f"{host} refuses the connection")
     return Retryable(f"the connection to {host} failed: {text}")
