@@ -24,12 +24,34 @@ def way(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     return method, given
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A ``named_row`` is each of the module's ``NAMED_ROWS``, a ``size`` each of its ``TOTALS``."""
+    if "named_row" in metafunc.fixturenames:
+        rows = metafunc.module.NAMED_ROWS
+        metafunc.parametrize("named_row", rows, ids=[name for name, *_ in rows])
+    if "size" in metafunc.fixturenames:
+        totals = metafunc.module.TOTALS
+        metafunc.parametrize("size", totals, ids=[config["model_type"] for config, _ in totals])
+
+
+@pytest.fixture
+def check_cell() -> Callable[..., None]:
+    """A model of real size: within 0.1 % of the simulated step; what is trained is exact."""
+
+    def check_row(
+        name: str, config: dict[str, Any], method: str, peak: int, trainable: int, given: dict[str, Any]
+    ) -> None:
+        check((config, method, peak, trainable, {"dtype": "bfloat16", **given}), tolerance=1e-3)
+
+    return check_row
+
+
 @pytest.fixture
 def check_small() -> Callable[..., None]:
     """A small model, full and by LoRA: the peaks within 0.05 % of the simulated steps, what is trained exact."""
 
     def check_both(
-        attention: str, config: dict[str, Any], full: int, parameters: int, lora: int, trainable: int
+        name: str, attention: str, config: dict[str, Any], full: int, parameters: int, lora: int, trainable: int
     ) -> None:
         given = {"dtype": "bfloat16", "attn_implementation": attention, "batch_size": 2, "seq_len": 512}
         check((config, "full", full, parameters, given), tolerance=5e-4)

@@ -6,10 +6,10 @@ and torch 2.13 code on tensors without data; each has its cell's id.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-import pytest
-from simulated_rows import build, check
+from simulated_rows import build
 
 GEMMA: dict[str, Any] = {
     "attention_bias": False,
@@ -60,7 +60,7 @@ QWEN_3: dict[str, Any] = {
     "use_sliding_window": False,
     "vocab_size": 151936,
 }
-CELLS: list[tuple[str, dict[str, Any], str, int, int, dict[str, Any]]] = [
+NAMED_ROWS: list[tuple[str, dict[str, Any], str, int, int, dict[str, Any]]] = [
     (
         "sim-496b474014",
         GEMMA,
@@ -249,14 +249,10 @@ TOTALS = [
 """As ``model.parameters()`` counts them: tied weights once, no buffers."""
 
 
-@pytest.mark.parametrize(("config", "total"), TOTALS, ids=[c["model_type"] for c, _ in TOTALS])
-def test_totals(config: dict[str, Any], total: int) -> None:
+def test_totals(size: tuple[dict[str, Any], int]) -> None:
+    config, total = size
     assert build(config).total_parameters() == total
 
 
-@pytest.mark.parametrize(("cell", "config", "method", "peak", "trainable", "given"), CELLS, ids=[c[0] for c in CELLS])
-def test_simulated_cells(
-    cell: str, config: dict[str, Any], method: str, peak: int, trainable: int, given: dict[str, Any]
-) -> None:
-    """Within 0.1 % of the simulated step; what is trained is exact."""
-    check((config, method, peak, trainable, {"dtype": "bfloat16", **given}), tolerance=1e-3)
+def test_simulated_cells(named_row: Any, check_cell: Callable[..., None]) -> None:
+    check_cell(*named_row)

@@ -11,10 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
 # name, attention, config, peak and parameters of full fine-tuning, peak and parameters of LoRA
-CELLS: list[tuple[str, str, dict[str, Any], int, int, int, int]] = [
+NAMED_ROWS: list[tuple[str, str, dict[str, Any], int, int, int, int]] = [
     (
         "stablelm-par",
         "sdpa",
@@ -348,17 +346,5 @@ CELLS: list[tuple[str, str, dict[str, Any], int, int, int, int]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "attention", "config", "full", "parameters", "lora", "trainable"), CELLS, ids=[c[0] for c in CELLS]
-)
-def test_small(
-    name: str,
-    attention: str,
-    config: dict[str, Any],
-    full: int,
-    parameters: int,
-    lora: int,
-    trainable: int,
-    check_small: Callable[..., None],
-) -> None:
-    check_small(attention, config, full, parameters, lora, trainable)
+def test_small(named_row: Any, check_small: Callable[..., None]) -> None:
+    check_small(*named_row)
