@@ -149,6 +149,7 @@ def estimate(
     dtype = base_dtype(snapshot, settings.dtype)
     with checked.only_unsupported("quantization_config cannot be read"):
         stored = quantized.stored(snapshot.config, snapshot.tensors)
+    quantized.check(settings.quantization)
     if stored is not None:
         settings = settings.with_(quantization=quantized.merged(stored, settings.quantization))
     applied = settings.to_dict()

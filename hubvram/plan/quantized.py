@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hubvram.architecture.modules import Linear, Module, Weight
-from hubvram.errors import SettingError
+from hubvram.errors import SettingError, UnsupportedError
 from hubvram.snapshot.records import TensorInfo
+from hubvram.snapshot.text import shown
 from hubvram.timeline.dtypes import DType
 from hubvram.timeline.ops.packed import Kernel
 from hubvram.timeline.ops.quantized import gptq_bytes
@@ -204,12 +205,40 @@ class Stored:
 PACKED_DTYPES = frozenset({"U8", "I8", "I32", "F8_E4M3", "F8_E5M2"})
 
 
+LIMITS: Mapping[str, tuple[int, int]] = {
+    "bits": (1, 16),
+    "group_size": (-1, 2**20),
+    "num_codebooks": (1, 64),
+    "nbits_per_codebook": (1, 16),
+    "in_group_size": (1, 2**20),
+    "out_group_size": (1, 2**20),
+}
+"""Least and most of the keys that decide sizes: wider than any kernel takes, narrow enough to compute with."""
+
+
+def check(quant: Mapping[str, Any]) -> None:
+    """Sizes that can be.
+
+    Raises:
+        SettingError: a value outside `LIMITS`.
+    """
+    for key, (least, most) in LIMITS.items():
+        value = quant.get(key, least)
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise SettingError(
+                f"quantization {key} is {shown(value)}: it must be a whole number from {least} to {most}."
+            )
+
+
 def stored(config: Mapping[str, Any], tensors: Iterable[TensorInfo] = ()) -> Stored | None:
     """The format of a repository's weights; None where they are plain.
 
     Args:
         config: config.json.
         tensors: the header's, to see which modules are stored unpacked.
+
+    Raises:
+        UnsupportedError: sizes that describe no format.
     """
     for part in (config, config.get("text_config")):
         if isinstance(part, Mapping):
@@ -252,7 +281,12 @@ def _read(quant: Mapping[str, Any], tensors: Iterable[TensorInfo]) -> Stored:
     method = names.get(method, method)
     if method not in FORMATS or FORMATS[method].trained:
         return Stored({}, unknown=method)
-    return Stored({"quant_method": method, **_keys(method, quant)}, floating=floating)
+    keys = _keys(method, quant)
+    try:
+        check(keys)
+    except SettingError as error:
+        raise UnsupportedError(f"quantization_config cannot be read: {error.message}") from error
+    return Stored({"quant_method": method, **keys}, floating=floating)
 
 
 def _guess(quant: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ import pytest
 from small_models import LLAMA_2_7B, LLAMA_32_1B, MISTRAL_7B, QWEN_25_05B, estimate, parameters, snapshot
 
 from hubvram import estimator
-from hubvram.errors import SettingError
+from hubvram.errors import SettingError, UnsupportedError
 from hubvram.plan import quantized
 from hubvram.plan.settings import Settings
 from hubvram.snapshot.records import TensorInfo
@@ -232,3 +232,16 @@ def test_float8_training_casts_around_every_product() -> None:
     assert saved == pytest.approx(2 * linear, rel=0.02)
     assert fp8.reason is not None
     assert "torchao" in fp8.reason
+
+
+@pytest.mark.parametrize("bits", [0, 17, 10**40, True, "four"])
+def test_settings_of_sizes_that_cannot_be(bits: object) -> None:
+    with pytest.raises(SettingError, match="bits"):
+        estimate(LLAMA_32_1B, "lora", quantization={"quant_method": "gptq", "bits": bits})
+
+
+@pytest.mark.parametrize("bits", [0, 17, 10**40])
+def test_configs_of_sizes_that_cannot_be(bits: int) -> None:
+    config = {**LLAMA_32_1B, "quantization_config": {"quant_method": "gptq", "bits": bits}}
+    with pytest.raises(UnsupportedError, match="quantization_config"):
+        estimate(config, "lora")
