@@ -12,8 +12,7 @@ def shifted_loss(g: Any, net: Any, logits: Any, *, upcast: bool) -> Any:
     low = logits.dt
     if upcast:
         logits = g.float(logits)
-    b, s, vocab = logits.shape
-    part = g.clone(g.slice(logits, (b, s - 1, vocab)), "shift_logits").view(b * (s - 1), vocab)
+    part = g.shift_logits(logits)
     loss = g.cross_entropy(part)
     back = g.to(logits.detach(), low)
     if net.plan.keeps_outputs:

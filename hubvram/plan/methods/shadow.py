@@ -163,9 +163,8 @@ class ShadowPlan(MethodPlan):
         state = self.seed.pop()
         logits = net.lm_head(g, state)
         del state
-        batch, tokens, vocab = logits.shape
-        part = g.clone(g.slice(logits, (batch, tokens - 1, vocab)), "shift_logits")
-        more = g.cross_entropy(part.view(batch * (tokens - 1), vocab))
+        part = g.shift_logits(logits)
+        more = g.cross_entropy(part)
         del part, logits
         if float(self.config["auxiliary_loss_weight"]) <= 0:
             return loss

@@ -44,6 +44,17 @@ class LossOps(AttentionOps):
         self.t.save(loss.node, "nll_loss", weight)
         return loss
 
+    def shift_logits(self, logits: Tensor) -> Tensor:
+        """``logits[..., :-1, :].contiguous()`` as rows: a copy.
+
+        For a batch of one the slice is contiguous already and there should be
+        no copy; runs measured on an A100 (transformers 4.48, batch 1, QLoRA)
+        take those bytes all the same, to 0.01 %. What holds them was not found.
+        """
+        batch, tokens, vocab = logits.shape
+        part = self.clone(self.slice(logits, (batch, tokens - 1, vocab)), "shift_logits")
+        return part.view(batch * (tokens - 1), vocab)
+
     def causal_lm_loss(self, logits: list[Tensor], labels: Tensor) -> Tensor:
         """The loss of a causal model on ``logits[0]``, as the stack's transformers writes it.
 
@@ -61,9 +72,7 @@ class LossOps(AttentionOps):
         if version < (4, 50):
             if version < (4, 46):
                 logits[0] = self.float(logits[0])
-            full = self.float(logits[0])
-            part = self.clone(self.slice(full, (batch, tokens - 1, vocab)), "shift_logits")
-            return self.cross_entropy(part.view(batch * (tokens - 1), vocab))
+            return self.cross_entropy(self.shift_logits(self.float(logits[0])))
         padded = self.ones((batch, tokens + 1), I64, "labels padded")
         shift = self.ones((batch, tokens), I64, "shift_labels")
         del padded
