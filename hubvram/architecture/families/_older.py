@@ -7,17 +7,28 @@ from typing import Any
 from hubvram.timeline.dtypes import BF16, F16, F32
 
 
-def shifted_loss(g: Any, net: Any, logits: Any, *, upcast: bool) -> Any:
-    """Cross entropy on a contiguous copy of all logits but the last; ``upcast``: of their fp32 copy."""
-    low = logits.dt
+def shifted_loss(g: Any, net: Any, logits: list[Any], *, upcast: bool) -> Any:
+    """Cross entropy on a contiguous copy of all logits but the last; ``upcast``: of their fp32 copy.
+
+    ``logits`` is a one-element list: the fp32 copy takes the place of the
+    16-bit logits where the model rebinds its variable.
+    """
+    low = logits[0].dt
     if upcast:
-        logits = g.float(logits)
-    part = g.shift_logits(logits)
+        logits[0] = g.float(logits[0])
+    part = g.shift_logits(logits[0])
     loss = g.cross_entropy(part)
-    back = g.to(logits.detach(), low)
+    logits[0] = g.to(logits[0].detach(), low)
     if net.plan.keeps_outputs:
-        net.outputs = back
-    del part, back
+        net.outputs = logits[0]
+    return loss
+
+
+def own_loss(g: Any, net: Any, logits: list[Any], *, upcast: bool) -> Any:
+    """`shifted_loss`, then accelerate's ConvertOutputsToFp32 of what was returned, where Trainer runs the model."""
+    loss = shifted_loss(g, net, logits, upcast=upcast)
+    if g.t.autocast is not None and not net.plan.keeps_outputs:
+        g.to(logits[0].detach(), F32)
     return loss
 
 
@@ -29,7 +40,7 @@ def causal_loss(g: Any, net: Any, x: Any, batch: Any, *, upcast: bool = False) -
     if not net.plan.training or g.transformers >= (4, 50) or net.plan.settings.use_liger_kernel:
         return net.causal_loss(g, x, batch)
     logits = net.lm_head(g, x)
-    loss = shifted_loss(g, net, logits, upcast=upcast)
+    loss = shifted_loss(g, net, [logits], upcast=upcast)
     # Measured on GPTBigCode under SFTTrainer (A100, transformers 4.44 and 4.48; bf16 flag off and on): what the
     # model returned is alive all through backward, the 16-bit logits and accelerate's fp32 copy of them
     # (ConvertOutputsToFp32). What holds them was not found; Llama and Mistral runs of the same kind do not.

@@ -7,7 +7,7 @@ from typing import Any
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
 from hubvram.architecture.families._decoder import decoder_layer, ends, gated_mlp, tied_head
-from hubvram.architecture.families._older import rms_norm_twice, shifted_loss
+from hubvram.architecture.families._older import own_loss, rms_norm_twice
 from hubvram.architecture.families._rotary import rotation
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Block, Linear, Module, Norm, Stack
@@ -131,7 +131,7 @@ def forward(g: Any, net: Any, batch: Any) -> Any:
     x = decode(g, net, batch)
     if not net.plan.training:
         return net.causal_loss(g, x, batch)
-    return shifted_loss(g, net, head(g, net, x), upcast=False)
+    return own_loss(g, net, [head(g, net, x)], upcast=False)
 
 
 FAMILY = Family(

@@ -7,7 +7,7 @@ from typing import Any
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
 from hubvram.architecture.families._decoder import tied_head
-from hubvram.architecture.families._older import rms_norm_twice, shifted_loss
+from hubvram.architecture.families._older import own_loss, rms_norm_twice
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Block, Embedding, Linear, Module, Norm, Stack
 
@@ -157,10 +157,10 @@ def forward(g: Any, net: Any, batch: Any) -> Any:
     x = decode(g, net, batch)
     if not net.plan.training:
         return net.causal_loss(g, x, batch)
-    logits = net.lm_head(g, x)
+    logits = [net.lm_head(g, x)]
     if x.shape[0] > 1:
-        logits = g.clone(logits, "transpose")
-    return shifted_loss(g, net, logits, upcast=True)
+        logits[0] = g.clone(logits[0], "transpose")
+    return own_loss(g, net, logits, upcast=True)
 
 
 FAMILY = Family(

@@ -7,7 +7,7 @@ from typing import Any
 from hubvram.architecture.config import Config
 from hubvram.architecture.families import Family
 from hubvram.architecture.families._decoder import ends, tied_head
-from hubvram.architecture.families._older import shifted_loss
+from hubvram.architecture.families._older import own_loss
 from hubvram.architecture.families._rotary import joined_one
 from hubvram.architecture.header import Header
 from hubvram.architecture.modules import Architecture, Block, Linear, Module, Norm, Stack
@@ -139,7 +139,7 @@ def forward(g: Any, net: Any, batch: Any) -> Any:
     x = decode(g, net, batch)
     if not net.plan.training:
         return net.causal_loss(g, x, batch)
-    return shifted_loss(g, net, net.lm_head(g, x), upcast=False)
+    return own_loss(g, net, [net.lm_head(g, x)], upcast=False)
 
 
 FAMILY = Family(
