@@ -61,6 +61,9 @@ test:
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m hubvram.cli.reference docs/cli.md
+	$(BIN)/python -m hubvram.store.schema_doc > docs/schema.md
+	$(BIN)/python -m hubvram.plan.methods.doc
+	$(BIN)/python -m hubvram.plan.optimizers.doc
 	$(BIN)/python -m hubvram.guide
 	$(BIN)/python -m hubvram.accuracy.doc
 	$(BIN)/python tools/hub.py
