@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 # A machine with other work to do is slow without the code being at fault.
 settings.register_profile("hubvram", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("hubvram")
+
+# A shell that runs the tests behind it has them ignore Ctrl-C, and what they start inherits that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _CLEARED = ("HF_", "HUGGING", "TRANSFORMERS_", "HUBVRAM_", "NO_COLOR", "FORCE_COLOR", "CLICOLOR")
