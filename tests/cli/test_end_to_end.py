@@ -490,3 +490,42 @@ def test_ctrl_c_is_130_and_leaves_a_sound_cache(fake_hub: FakeHub, db: Path) -> 
         timeout=60,
     )
     assert check.returncode == 0, check.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT")
+def test_ctrl_c_at_any_moment(fake_hub: FakeHub, db: Path) -> None:
+    """From the first import to the last byte: no traceback, and a cache that is sound."""
+
+    def slow(answer: Any, _request: Any) -> Any:
+        time.sleep(0.1)
+        return answer
+
+    fake_hub.bend("", slow)
+    # It says when Python itself is up: before that no line of hubvram can do anything.
+    code = "from hubvram.__main__ import main; print('up', flush=True); main()"
+    interrupted = 0
+    for step in range(12):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, MISTRAL, "--refresh", "-m", "lora", "-q"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=subprocess_environment(fake_hub, db),
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        time.sleep(0.03 + 0.08 * step)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+        # By a signal or by 130: a shell shows the same.
+        assert process.returncode in (0, 130, -signal.SIGINT), err
+        assert err.strip() in ("", "Error: interrupted")
+        interrupted += process.returncode != 0
+    assert interrupted >= 3
+    check = subprocess.run(
+        [sys.executable, "-m", "hubvram", "cache", "check"],
+        capture_output=True,
+        text=True,
+        env=subprocess_environment(fake_hub, db),
+    )
+    assert check.returncode in (0, 2), check.stderr  # 2: no cache was made yet
