@@ -132,8 +132,8 @@ def hide_secrets(text: str) -> str:
     The transport keeps the token out of every message. This is for what is
     printed but not ours: a library's log, a traceback, a server that echoes.
     """
-    hub = sys.modules.get("huggingface_hub")  # where it has not been imported, no token has been read
-    for token in {*_given, (hub.get_token() if hub else None) or ""}:
+    wire = sys.modules.get("hubvram.sources.wire")  # where it has not been imported, no token has been read
+    for token in _given | getattr(wire, "TOKENS", set()):
         if len(token) > 3:
             text = text.replace(token, "***")
     return _SECRET.sub(r"\1***", text)

@@ -18,6 +18,8 @@ from hubvram.errors import AccessError, OfflineError
 from hubvram.snapshot.text import shown
 from hubvram.sources.faults import Retryable, host_of
 
+TOKENS: set[str] = set()
+"""Every token that this process has read: what is printed is searched for them."""
 _ERROR_BASES = {
     "requests": ("RequestException",),
     "urllib3.exceptions": ("HTTPError",),  # a few pass requests as they are
@@ -58,6 +60,7 @@ def hub_headers(token: str | bool | None) -> dict[str, str]:
                 "the token holds spaces, control or non-ASCII characters, which no token has",
                 hint="it may be pasted wrongly: `hf auth login`, or set HF_TOKEN again",
             )
+        TOKENS.add(found)
         headers["authorization"] = f"Bearer {found}"
     return headers
 
