@@ -81,11 +81,31 @@ TABLE: Sequence[tuple[type[BaseException], Callable[[Any], Failure]]] = (
 
 
 def failure_of(error: BaseException) -> Failure:
-    """The exception in the words of the interface; one that is not in the table is raised again."""
+    """The exception in the words of the interface; one that is not in the table is raised again.
+
+    Ctrl-C can come while a library tidies up, which then fails in its own way:
+    what was raised in the wake of an interrupt is the interrupt.
+    """
+    if _in_the_wake_of_an_interrupt(error):
+        return _interrupted(error)
     for kind, describe in TABLE:
         if isinstance(error, kind):
             return describe(error)
     raise error
+
+
+def _in_the_wake_of_an_interrupt(error: BaseException) -> bool:
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is None or id(one) in seen:
+            continue
+        if isinstance(one, KeyboardInterrupt):
+            return True
+        seen.add(id(one))
+        waiting += [one.__cause__, one.__context__]
+    return False
 
 
 def report(error: BaseException, arguments: Sequence[str]) -> int:

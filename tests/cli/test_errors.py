@@ -99,6 +99,14 @@ def test_the_format_of_an_error_is_read_off_the_command_line(monkeypatch: pytest
     assert errors.asked_format(["x"]) == "json"
 
 
+def test_what_fails_in_the_wake_of_an_interrupt_is_the_interrupt(capsys: pytest.CaptureFixture[str]) -> None:
+    late = ValueError("Cannot operate on a closed database.")
+    late.__context__ = RuntimeError("rolling back")
+    late.__context__.__context__ = KeyboardInterrupt()
+    assert errors.report(late, []) == 130
+    assert capsys.readouterr().err == "Error: interrupted\n"
+
+
 def test_interrupt_is_130_and_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     for error in (KeyboardInterrupt(), click.Abort()):
         assert errors.report(error, []) == 130
