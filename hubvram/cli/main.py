@@ -7,6 +7,7 @@ completion must answer at once. Each command imports what it needs when it runs.
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -77,6 +78,8 @@ def cli() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; the exit code. Prints errors, raises nothing but what ends the process."""
+    # What SQLAlchemy meets while it closes a connection at Ctrl-C is for the log (-vv), not for the screen.
+    logging.getLogger("sqlalchemy").addHandler(logging.NullHandler())
     try:
         result = cli.main(args=list(arguments), prog_name="hubvram", standalone_mode=False)
         errors.flush()
