@@ -344,7 +344,8 @@ def read_checkpoint(file: BinaryIO, path: str, repo_id: str | None = None) -> He
         if len(held) > MAX_TENSORS:
             raise UnsupportedError(f"{where} holds more than {MAX_TENSORS:,} tensors", repo_id=repo_id)
         return _header(held, notes, records, path)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError, EOFError) as error:
+    # Warning: pickletools warns of escapes in old strings, which `python -W error` raises.
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, EOFError, Warning) as error:
         what = str(error) if isinstance(error, ValueError) else f"its pickle is broken ({type(error).__name__})"
         raise CorruptHeaderError(f"{where} cannot be read: {what}", hint=_HINT, repo_id=repo_id) from None
 
