@@ -14,24 +14,31 @@ Source: the opcodes of `pickletools`; `torch/serialization.py` and
 from __future__ import annotations
 
 import io
+import lzma
 import pickletools
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, BinaryIO
 
 from hubvram.errors import CorruptHeaderError, UnsupportedError
 from hubvram.snapshot.dtypes import size_in_bytes
 from hubvram.snapshot.header import Header
-from hubvram.snapshot.limits import MAX_TENSORS
+from hubvram.snapshot.limits import MAX_NAME, MAX_TENSORS
 from hubvram.snapshot.records import TensorInfo
-from hubvram.snapshot.text import shown
+from hubvram.snapshot.text import one_line, shown
 
 MAX_PICKLE_BYTES = 32_000_000
 """Some 120 bytes a tensor."""
 MAX_OPCODES = 2_500_000
 """Some 35 a tensor; for the sake of time and memory."""
 _MAX_INT = 2**63 - 1
+_MAX_ARGUMENTS = 64
+"""Of a call, and sides of a shape. torch's own calls have up to eight."""
+_ZIP_FAULTS = (zipfile.BadZipFile, NotImplementedError, RuntimeError, OverflowError, zlib.error, lzma.LZMAError)
+"""What zipfile and its decompressors raise for an archive that is none."""
 _MAGIC_OF_OLD_FILES = 0x1950A86A20F9469CFC6C
 _HINT = "the file is no PyTorch checkpoint as torch.save writes it: try another revision or file"
 _STORAGES: Mapping[str, str] = {
@@ -112,8 +119,8 @@ class _Machine:
 
     def run(self, stream: BinaryIO) -> Any:
         """The value of the next pickle in ``stream``; ValueError where it is none."""
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
-            if count > MAX_OPCODES:
+        for number, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+            if number > MAX_OPCODES:
                 raise ValueError(f"its pickle has more than {MAX_OPCODES:,} opcodes")
             name = opcode.name
             if name == "STOP":
@@ -210,6 +217,9 @@ class _Machine:
 
     def _stack_global(self, _: Any) -> None:
         name, module = self.stack.pop(), self.stack.pop()
+        # Put together of anything else, names would double in length with each opcode.
+        if not _is_word(name) or not _is_word(module):
+            raise ValueError("it names a global by something else than words")
         self.stack.append(_Name(f"{module}.{name}"))
 
     def _reduce(self, _: Any) -> None:
@@ -260,6 +270,10 @@ _PUSHES: Mapping[str, Callable[[Any], Any]] = {
 }
 
 
+def _is_word(value: Any) -> bool:
+    return type(value) is str and len(value) <= MAX_NAME
+
+
 def _pairs(target: Any, items: list[Any]) -> Any:
     if isinstance(target, dict):
         target.update((k, v) for k, v in zip(items[::2], items[1::2], strict=False) if isinstance(k, (str, int)))
@@ -270,20 +284,21 @@ def _storage(pid: Any) -> Any:
     """``("storage", class, key, device, elements)``, as both formats have it."""
     if isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage" and isinstance(pid[1], _Name):
         dtype = _STORAGES.get(pid[1].full.rpartition(".")[2])
-        if dtype is not None and type(pid[4]) is int and 0 <= pid[4] <= _MAX_INT:
-            return _Storage(dtype, str(pid[2]), pid[4])
+        if dtype is not None and _is_word(pid[2]) and type(pid[4]) is int and 0 <= pid[4] <= _MAX_INT:
+            return _Storage(dtype, pid[2], pid[4])
     return _Thing()
 
 
 def _call(function: Any, arguments: Any) -> Any:
     """The result of the calls that make dicts, sizes and tensors; anything else stays a thing."""
     name = function.full if isinstance(function, _Name) else ""
-    if not isinstance(arguments, tuple):
+    if not isinstance(arguments, tuple) or len(arguments) > _MAX_ARGUMENTS:
         return _Thing()
     if name == "collections.OrderedDict":
         return {}
     if name == "torch.Size" and arguments:
-        return tuple(arguments[0]) if isinstance(arguments[0], (list, tuple)) else _Thing()
+        sides = arguments[0]
+        return tuple(sides) if isinstance(sides, (list, tuple)) and len(sides) <= _MAX_ARGUMENTS else _Thing()
     if name in ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state") and arguments:
         return arguments[0]
     if name == "torch._tensor._rebuild_from_type_v2" and len(arguments) == 4:
@@ -298,12 +313,13 @@ def _tensor(arguments: tuple[Any, ...]) -> Any:
     if len(arguments) < 4 or not isinstance(arguments[0], _Storage):
         return _Thing()
     storage, offset, shape, stride = arguments[:4]
-    if not isinstance(shape, tuple):
-        raise ValueError("a tensor has a shape that is no tuple")
+    if not isinstance(shape, tuple) or len(shape) > _MAX_ARGUMENTS:
+        raise ValueError("a tensor has a shape that is no tuple of sides")
     numel = 1
     for side in shape:
+        # Not shown: a few opcodes make a value whose text fills all memory.
         if type(side) is not int or side < 0:
-            raise ValueError(f"a tensor has the side {shown(side)} in its shape")
+            raise ValueError("a tensor has a side that is no whole number in its shape")
         numel *= side
         if numel > _MAX_INT:
             raise ValueError("a tensor has a shape whose product overflows")
@@ -311,7 +327,8 @@ def _tensor(arguments: tuple[Any, ...]) -> Any:
     named = [_DTYPES.get(a.full.removeprefix("torch.")) for a in arguments[4:] if isinstance(a, _Name)]
     if named and named[0]:
         dtype = named[0]
-    strides = stride if isinstance(stride, tuple) and all(type(s) is int for s in stride) else ()
+    plain = isinstance(stride, tuple) and len(stride) == len(shape) and all(type(s) is int for s in stride)
+    strides = stride if plain else ()
     return _Tensor(dtype, shape, (storage.key, offset if type(offset) is int else 0, strides), storage)
 
 
@@ -346,7 +363,7 @@ def read_checkpoint(file: BinaryIO, path: str, repo_id: str | None = None) -> He
         return _header(held, notes, records, path)
     # Warning: pickletools warns of escapes in old strings, which `python -W error` raises.
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, EOFError, Warning) as error:
-        what = str(error) if isinstance(error, ValueError) else f"its pickle is broken ({type(error).__name__})"
+        what = one_line(error) if isinstance(error, ValueError) else f"its pickle is broken ({type(error).__name__})"
         raise CorruptHeaderError(f"{where} cannot be read: {what}", hint=_HINT, repo_id=repo_id) from None
 
 
@@ -364,7 +381,7 @@ def _from_zip(file: BinaryIO) -> tuple[Any, Mapping[str, int]]:
                 raise ValueError(f"its pickle is larger than {MAX_PICKLE_BYTES:,} bytes")
             with archive.open(pickles[0]) as member:
                 content = member.read(MAX_PICKLE_BYTES)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except _ZIP_FAULTS as error:
         raise ValueError(f"it is a broken zip file ({shown(error)})") from None
     folder = pickles[0].filename.removesuffix("data.pkl") + "data/"
     sizes = {m.filename.removeprefix(folder): m.file_size for m in members if m.filename.startswith(folder)}
@@ -388,16 +405,18 @@ def _state_dict(root: Any) -> tuple[dict[str, _Tensor], list[str]]:
     """The tensors by name, out of the wrapping that training scripts add."""
     notes = []
     if isinstance(root, dict) and not any(isinstance(v, _Tensor) for v in root.values()):
-        inner = {k: v for k, v in root.items() if isinstance(v, dict) and _count(v)}
+        inner = {k: v for k, v in root.items() if isinstance(v, dict)}
+        counts = {id(v): _count(v) for v in {id(v): v for v in inner.values()}.values()}  # a dict may stand there twice
+        inner = {k: v for k, v in inner.items() if counts[id(v)]}
         key = next((k for k in _WRAPPED if k in inner), None) or max(
-            inner, key=lambda k: _count(inner[k]), default=None
+            inner, key=lambda k: counts[id(inner[k])], default=None
         )
         if key is not None:
             notes.append(f"the weights lie under the key {shown(key)}")
             root = inner[key]
     if not isinstance(root, dict):
         raise ValueError("it holds no dict of tensors")
-    held = dict(_walk(root, "", 0))
+    held = dict(_walk(root, "", 0, count(1)))
     if not held:
         raise ValueError("it holds no tensors")
     return held, notes
@@ -407,15 +426,20 @@ def _count(value: Mapping[Any, Any]) -> int:
     return sum(isinstance(v, (_Tensor, _Thing)) for v in value.values())
 
 
-def _walk(value: Mapping[Any, Any], prefix: str, depth: int) -> Iterator[tuple[str, _Tensor]]:
+def _walk(value: Mapping[Any, Any], prefix: str, depth: int, steps: Iterator[int]) -> Iterator[tuple[str, _Tensor]]:
     for key, item in value.items():
+        # One dict may stand in another a thousand times, and that in a third: what is small can take for ever to walk.
+        if next(steps) > MAX_OPCODES:
+            raise ValueError("its dicts hold one another too often")
         name = f"{prefix}{key}"
+        if len(name) > MAX_NAME:
+            raise ValueError(f"a tensor has a name of {len(name):,} characters")
         if isinstance(item, _Tensor):
             yield name, item
         elif isinstance(item, dict) and depth < 4:
-            yield from _walk(item, f"{name}.", depth + 1)
+            yield from _walk(item, f"{name}.", depth + 1, steps)
         elif isinstance(item, _Thing) and isinstance(item.state, dict) and depth < 4:
-            yield from _walk(item.state, f"{name}:", depth + 1)
+            yield from _walk(item.state, f"{name}:", depth + 1, steps)
 
 
 def _header(held: Mapping[str, _Tensor], notes: list[str], records: Mapping[str, int], path: str) -> Header:

@@ -16,6 +16,12 @@ def shown(text: object, limit: int = 120) -> str:
     return f"'{raw}'"
 
 
+def one_line(text: object, limit: int = 300) -> str:
+    """A sentence that is ours or a library's, without quotes where it is fit to print as it is."""
+    raw = str(text)
+    return raw if len(raw) <= limit and raw.isprintable() else shown(raw, limit)
+
+
 def storable(content: Any, raw: bytes) -> Any:
     r"""Parsed JSON without lone surrogates (``"\ud800"``): Python takes them, UTF-8 and databases do not.
 

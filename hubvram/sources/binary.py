@@ -10,7 +10,7 @@ from hubvram.errors import CorruptHeaderError
 from hubvram.snapshot.gguf import read_gguf
 from hubvram.snapshot.header import Header
 from hubvram.snapshot.pickled import read_checkpoint
-from hubvram.snapshot.text import shown
+from hubvram.snapshot.text import one_line, shown
 
 _T = TypeVar("_T")
 Fetch = Callable[[int, int], bytes]
@@ -118,7 +118,7 @@ def _guarded(raw: RangeFile, read: Callable[[BinaryIO, str, str | None], _T], pa
         return read(cast("BinaryIO", io.BufferedReader(raw, 65_536)), path, repo_id)
     except ValueError as error:
         raise CorruptHeaderError(
-            f"{repo_id}: {shown(path)} cannot be read: {error}",
+            f"{repo_id}: {shown(path)} cannot be read: {one_line(error)}",
             hint="the file is not what its name says: try another one with --file",
             repo_id=repo_id,
         ) from None

@@ -177,3 +177,46 @@ def test_endless_programs_end_soon() -> None:
     directory = in_zip(b"N.", **{f"{i:0200}": b"" for i in range(50_000)}).getvalue()
     with pytest.raises(CorruptHeaderError, match="would have to be read"):
         pickle_header(lambda a, b: directory[a:b], len(directory), "x.bin", "o/n")
+
+
+def _program(*opcodes: bytes) -> bytes:
+    return b"\x80\x02" + b"".join(opcodes) + b"."
+
+
+_TWICE = b"2\x86"  # DUP TUPLE2: a value whose text doubles with every two bytes
+_STORAGE = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x01tQ"
+_REBUILD = b"ctorch._utils\n_rebuild_tensor_v2\n"
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        # the name of a global out of names of globals
+        _program(b"X\x01\x00\x00\x00a" * 80, b"\x93" * 79),
+        _program(b"\x8f" * 60, b"\x93" * 59),
+        # a storage's key, a side, a dict's key: texts of 2^60 characters
+        _program(b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nK\x01", _TWICE * 60, b"X\x03\x00\x00\x00cpuK\x01tQ"),
+        _program(_REBUILD, b"(", _STORAGE, b"K\x00K\x01", _TWICE * 60, b"\x85))tR"),
+        _program(b"}K\x01", _TWICE * 60, b"K\x01s"),
+        # a size of many sides, copied again and again
+        _program(b"](" + b"K\x01" * 50_000 + b"eq\x000", b"ctorch\nSize\nh\x00\x85R" * 20_000),
+    ],
+    ids=["names", "sets", "key", "side", "dict", "size"],
+)  # fmt: skip
+def test_small_programs_that_make_large_values(program: bytes) -> None:
+    old = b"".join(pickle.dumps(v, protocol=2) for v in (0x1950A86A20F9469CFC6C, 1001, {})) + program
+    start = time.process_time()
+    with pytest.raises(CorruptHeaderError):
+        read_checkpoint(io.BytesIO(old), "x.bin", "o/n")
+    assert time.process_time() - start < 3
+
+
+def test_dicts_that_hold_one_another_too_often() -> None:
+    value: dict[str, object] = {}
+    for _ in range(4):
+        value = {str(i): value for i in range(100)}
+    old = b"".join(pickle.dumps(v, protocol=2) for v in (0x1950A86A20F9469CFC6C, 1001, {}, {"a": value}))
+    start = time.process_time()
+    with pytest.raises(CorruptHeaderError, match="too often"):
+        read_checkpoint(io.BytesIO(old), "x.bin", "o/n")
+    assert time.process_time() - start < 10
